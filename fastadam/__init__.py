@@ -1,0 +1,9 @@
+"""Fused Adam kernels over flat parameter buffers, and scikit-learn-compatible MLPs trained by them."""
+
+from fastadam import kernels
+from fastadam.buffers import FlatBuffer
+from fastadam.optimizers import Adam
+
+__version__ = "0.1.0"
+
+__all__ = ["Adam", "FlatBuffer", "__version__", "kernels"]

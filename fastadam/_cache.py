@@ -1,0 +1,146 @@
+"""The disk cache of compiled kernels: one self-checking file per kernel and signature.
+
+Numba's own cache looks, for each function, at the file that defines it. A kernel that inlines a rule from another file
+is then loaded stale after that rule is edited. Here the key of an entry holds a digest of *every* source file of the
+package, so an entry can only be found by the exact sources, versions and CPU that made it. Entries are written
+atomically and carry a checksum; whatever cannot be read, for any reason, is compiled again.
+"""
+
+import functools
+import hashlib
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import config
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+from numba.misc.appdirs import AppDirs
+
+_STALE_AFTER_SECONDS = 30 * 24 * 3600
+
+
+@functools.cache
+def source_digest() -> str:
+    """Digest of the package's sources and of every version that shapes machine code."""
+    digest = hashlib.sha256()
+    for version in (sys.version, numba.__version__, llvmlite.__version__, np.__version__):
+        digest.update(version.encode())
+    package = Path(__file__).parent
+    for source in sorted(package.rglob("*.py")):
+        digest.update(str(source.relative_to(package)).encode())
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+@functools.cache
+def cache_directory() -> Path | None:
+    """The folder of this version's entries, or None where no folder can be written.
+
+    `NUMBA_CACHE_DIR` is honoured; otherwise it is `fastadam` in the user's cache folder.
+    """
+    root = config.CACHE_DIR or AppDirs(appname="fastadam", appauthor=False).user_cache_dir
+    directory = Path(root) / "fastadam" / source_digest()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+        os.utime(directory)
+        _remove_stale_siblings(directory)
+    except OSError:
+        return None
+    return directory
+
+
+def _remove_stale_siblings(directory: Path) -> None:
+    """Delete the entries of versions that nobody has started for a month."""
+    for other in directory.parent.iterdir():
+        if other != directory and time.time() - other.stat().st_mtime > _STALE_AFTER_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+class KernelCache(_Cache):
+    """Stores the compiled overloads of one function; `name` tells apart functions made by one factory."""
+
+    def __init__(self, py_func: Callable[..., Any], name: str) -> None:
+        self._py_func = py_func
+        self._name = name
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str | None:
+        directory = cache_directory()
+        return None if directory is None else str(directory)
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        directory = cache_directory()
+        for entry in directory.glob(f"{self._name}-*.bin") if directory else ():
+            entry.unlink(missing_ok=True)
+
+    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        target_context.refresh()
+        path = self._entry(sig, target_context.codegen())
+        if path is None:
+            return None
+        try:
+            checksum, payload = _split_checksum(path.read_bytes())
+            if hashlib.sha256(payload).digest() != checksum:
+                return None
+            return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception:  # an unreadable entry, whatever the reason, is one to compile again
+            return None
+
+    def save_overload(self, sig: Any, data: CompileResult) -> None:
+        path = self._entry(sig, data.codegen)
+        if path is None or not _cachable(data):
+            return
+        payload = dumps(data._reduce())
+        try:
+            _write_atomically(path, hashlib.sha256(payload).digest() + payload)
+        except OSError:  # a full or vanished disk costs the cache, not the computation
+            return
+
+    def _entry(self, sig: Any, codegen: Any) -> Path | None:
+        directory = cache_directory() if self._enabled else None
+        if directory is None:
+            return None
+        key = repr((self._py_func.__module__, self._name, str(sig), codegen.magic_tuple()))
+        return directory / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.bin"
+
+
+def _split_checksum(content: bytes) -> tuple[bytes, bytes]:
+    return content[:32], content[32:]
+
+
+def _cachable(data: CompileResult) -> bool:
+    return not data.lifted and not data.library.has_dynamic_globals
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+__all__ = ["KernelCache", "cache_directory", "source_digest"]

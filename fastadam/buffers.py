@@ -1,0 +1,177 @@
+"""FlatBuffer: one contiguous, 64-byte-aligned array with named views into it."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector register."""
+
+FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
+    """A flat array of zeros whose first element stands at a multiple of 64 bytes.
+
+    Examples
+    --------
+    >>> from fastadam.buffers import aligned_zeros
+    >>> aligned_zeros(5, "float32").ctypes.data % 64
+    0
+    """
+    dtype = np.dtype(dtype)
+    memory = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size * dtype.itemsize].view(dtype)
+
+
+class FlatBuffer(Mapping[str, NDArray[Any]]):
+    """One aligned flat array, and a named view of it for each tensor.
+
+    A mapping from names to arrays. Every array is a view of `flat`, whatever is done to the buffer: also after a copy
+    and after pickling. Make one with `FlatBuffer.zeros` or `FlatBuffer.from_arrays`.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        The shape of each tensor, in the order in which they lie in memory, without gaps.
+    dtype : {float32, float64}, default=float32
+        The type of every element.
+
+    Attributes
+    ----------
+    flat : ndarray of shape (size,)
+        The memory itself.
+    shapes : dict of str to tuple of int
+        The shape of each view.
+    offsets : dict of str to int
+        The index in `flat` of the first element of each view.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is neither float32 nor float64.
+    ValueError
+        If a dimension is negative.
+
+    Examples
+    --------
+    >>> from fastadam import FlatBuffer
+    >>> buffer = FlatBuffer.zeros({"W0": (2, 3), "b0": (3,)})
+    >>> buffer["b0"] = 1.0
+    >>> buffer.flat
+    array([0., 0., 0., 0., 0., 0., 1., 1., 1.], dtype=float32)
+    """
+
+    __slots__ = ("_views", "flat", "offsets", "shapes")
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32) -> None:
+        dtype = _float_dtype(dtype)
+        self.shapes = {name: _shape(name, shape) for name, shape in shapes.items()}
+        self.offsets: dict[str, int] = {}
+        size = 0
+        for name, shape in self.shapes.items():
+            self.offsets[name] = size
+            size += math.prod(shape)
+        self.flat = aligned_zeros(size, dtype)
+        self._views = {
+            name: self.flat[start : start + math.prod(self.shapes[name])].reshape(self.shapes[name])
+            for name, start in self.offsets.items()
+        }
+
+    @classmethod
+    def zeros(cls, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32) -> Self:
+        """A buffer of zeros with the given shapes; the same as the constructor."""
+        return cls(shapes, dtype)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, ArrayLike], dtype: DTypeLike | None = None) -> Self:
+        """A buffer with copies of `arrays`; its type is theirs (the wider, if they differ) unless `dtype` is given.
+
+        Raises
+        ------
+        TypeError
+            If `dtype`, or the common type of the arrays, is neither float32 nor float64.
+        """
+        given = {name: np.asarray(array) for name, array in arrays.items()}
+        if dtype is None:
+            dtype = np.result_type(*given.values()) if given else np.dtype(np.float32)
+        buffer = cls({name: array.shape for name, array in given.items()}, dtype)
+        for name, array in given.items():
+            buffer[name] = array
+        return buffer
+
+    def like(self, dtype: DTypeLike | None = None) -> Self:
+        """A buffer of zeros of the same layout: for gradients, or for an optimizer's state."""
+        return type(self)(self.shapes, self.flat.dtype if dtype is None else dtype)
+
+    def copy(self) -> Self:
+        """An independent buffer with the same layout and values."""
+        new = self.like()
+        new.flat[:] = self.flat
+        return new
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of every element."""
+        return self.flat.dtype
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._views[name]
+
+    def __setitem__(self, name: str, value: ArrayLike) -> None:
+        """Write `value` into the view: `buffer["b0"] = 0` fills it, and the view stays where it is."""
+        if name not in self._views:
+            raise KeyError(f"{name!r} is not in this FlatBuffer, which holds {list(self._views)}")
+        self._views[name][...] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FlatBuffer):
+            return NotImplemented
+        return self.has_layout_of(other) and np.array_equal(self.flat, other.flat)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def has_layout_of(self, other: "FlatBuffer") -> bool:
+        """Whether both have the same names and shapes, in the same order, and the same dtype."""
+        return self.dtype == other.dtype and list(self.shapes.items()) == list(other.shapes.items())
+
+    def __repr__(self) -> str:
+        return f"FlatBuffer({self.shapes}, dtype={self.dtype}, size={self.flat.size})"
+
+    def __copy__(self) -> Self:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shapes": self.shapes, "flat": self.flat}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        FlatBuffer.__init__(self, state["shapes"], state["flat"].dtype)
+        self.flat[:] = state["flat"]
+
+
+def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    dtype = np.dtype(dtype)
+    if dtype not in FLOAT_DTYPES:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype}")
+    return dtype
+
+
+def _shape(name: str, shape: Any) -> tuple[int, ...]:
+    dimensions = (shape,) if np.ndim(shape) == 0 else tuple(shape)
+    dimensions = tuple(int(n) for n in dimensions)
+    if min(dimensions, default=0) < 0:
+        raise ValueError(f"shapes[{name!r}] must have no negative dimension, got {shape}")
+    return dimensions

@@ -1,0 +1,64 @@
+"""The house decorators: every compiled function of the package gets the same flags, and they are written here.
+
+Strict IEEE arithmetic (no fastmath), NumPy's error model (without it each division is a branch and no loop vectorises),
+the GIL released, and a disk cache that cannot be stale.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import config, types
+from numba.extending import intrinsic
+
+from fastadam._cache import KernelCache
+
+JIT_DISABLED = bool(config.DISABLE_JIT)
+_FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+
+def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False, variant: str = "") -> Any:
+    """Compile a function that Python calls; cached on disk.
+
+    `variant` must tell apart the functions that one factory makes with different constants.
+    """
+    if function is None:
+        return lambda f: kernel(f, parallel=parallel, variant=variant)
+    dispatcher = numba.njit(parallel=parallel, **_FLAGS)(function)
+    if not JIT_DISABLED:
+        name = "-".join(filter(None, (function.__module__.rpartition(".")[2], function.__name__, variant)))
+        dispatcher._cache = KernelCache(function, name)
+    return dispatcher
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own."""
+    return numba.njit(**_FLAGS)(function)
+
+
+if JIT_DISABLED:
+
+    def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
+        """The flat array of `size` elements of `like`'s type that starts at `address`."""
+        import ctypes
+
+        memory = (ctypes.c_byte * (size * like.itemsize)).from_address(int(address))
+        return np.frombuffer(memory, like.dtype)
+
+else:
+
+    @intrinsic
+    def _pointer_at(typingctx, address, like):  # type: ignore[no-untyped-def]
+        """`address` as a pointer to elements of `like`'s type."""
+        pointer = types.CPointer(like.dtype)
+
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+        return pointer(address, like), codegen
+
+    @device
+    def array_at(address, size, like):  # type: ignore[no-untyped-def]
+        """The flat array of `size` elements of `like`'s type that starts at `address`."""
+        return numba.carray(_pointer_at(address, like), size)
