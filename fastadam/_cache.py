@@ -69,7 +69,7 @@ def _remove_stale_siblings(directory: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-class KernelCache(_Cache):
+class KernelCache(_Cache):  # type: ignore[misc]
     """Stores the compiled overloads of one function; `name` tells apart functions made by one factory."""
 
     def __init__(self, py_func: Callable[..., Any], name: str) -> None:

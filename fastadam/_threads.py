@@ -15,7 +15,7 @@ _inherited_layer: str | None = None
 @functools.cache
 def _layer() -> str:
     numba.get_num_threads()  # starts the layer, which has no name before
-    return numba.threading_layer()
+    return str(numba.threading_layer())
 
 
 def _remember_layer_of_parent() -> None:

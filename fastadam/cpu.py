@@ -42,7 +42,7 @@ class AdamVariant(NamedTuple):
 
 
 @device
-def adam_scalars(like, t, lr, beta1, beta2, eps, epsilon_hat):  # type: ignore[no-untyped-def]
+def adam_scalars(like, t, lr, beta1, beta2, eps, epsilon_hat):
     """Compute the last arguments of the rule at step `t` in float64, then round each once to the type of `like`."""
     step_size, inv_sqrt_c2 = _bias_correction(t, lr, beta1, beta2, epsilon_hat)
     return (
@@ -63,7 +63,7 @@ def adam_loop(variant: AdamVariant) -> Callable[..., None]:
     use_amsgrad, maximize = variant.amsgrad, variant.maximize
 
     @device
-    def loop(p, g, m, v, v_max, decay, scalars):  # type: ignore[no-untyped-def]
+    def loop(p, g, m, v, v_max, decay, scalars):
         for i in range(p.size):
             pi, gi = p[i], g[i]
             if maximize:
@@ -91,7 +91,7 @@ def adam_blocks(variant: AdamVariant) -> Callable[..., None]:
     use_amsgrad = variant.amsgrad
 
     @device
-    def blocks(p_at, g_at, offsets, m, v, v_max, start, stop, decay, scalars):  # type: ignore[no-untyped-def]
+    def blocks(p_at, g_at, offsets, m, v, v_max, start, stop, decay, scalars):
         k = np.searchsorted(offsets, start, side="right") - 1
         while start < stop:
             end = min(offsets[k + 1], stop)
@@ -115,7 +115,7 @@ def adam_step_kernel(variant: AdamVariant, parallel: bool) -> Callable[..., None
     if parallel:
 
         @kernel(parallel=True, variant=str(variant))
-        def parallel_adam(p_at, g_at, offsets, m, v, v_max, t, lr, beta1, beta2, eps, decay, epsilon_hat):  # type: ignore[no-untyped-def]
+        def parallel_adam(p_at, g_at, offsets, m, v, v_max, t, lr, beta1, beta2, eps, decay, epsilon_hat):
             scalars = adam_scalars(m, t, lr, beta1, beta2, eps, epsilon_hat)
             decay = m.dtype.type(decay)
             for block in prange((m.size + BLOCK - 1) // BLOCK):
@@ -125,7 +125,7 @@ def adam_step_kernel(variant: AdamVariant, parallel: bool) -> Callable[..., None
         return parallel_adam
 
     @kernel(variant=str(variant))
-    def serial_adam(p_at, g_at, offsets, m, v, v_max, t, lr, beta1, beta2, eps, decay, epsilon_hat):  # type: ignore[no-untyped-def]
+    def serial_adam(p_at, g_at, offsets, m, v, v_max, t, lr, beta1, beta2, eps, decay, epsilon_hat):
         scalars = adam_scalars(m, t, lr, beta1, beta2, eps, epsilon_hat)
         decay = m.dtype.type(decay)
         blocks(p_at, g_at, offsets, m, v, v_max, 0, m.size, decay, scalars)

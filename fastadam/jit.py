@@ -44,21 +44,21 @@ if JIT_DISABLED:
         import ctypes
 
         memory = (ctypes.c_byte * (size * like.itemsize)).from_address(int(address))
-        return np.frombuffer(memory, like.dtype)
+        return np.frombuffer(memoryview(memory), like.dtype)
 
 else:
 
     @intrinsic
-    def _pointer_at(typingctx, address, like):  # type: ignore[no-untyped-def]
+    def _pointer_at(typingctx, address, like):
         """`address` as a pointer to elements of `like`'s type."""
-        pointer = types.CPointer(like.dtype)
+        pointer = types.CPointer(like.dtype)  # type: ignore[attr-defined]
 
-        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, arguments):
             return builder.inttoptr(arguments[0], context.get_value_type(pointer))
 
         return pointer(address, like), codegen
 
     @device
-    def array_at(address, size, like):  # type: ignore[no-untyped-def]
+    def array_at(address, size, like):
         """The flat array of `size` elements of `like`'s type that starts at `address`."""
         return numba.carray(_pointer_at(address, like), size)

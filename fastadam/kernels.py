@@ -37,26 +37,26 @@ _loop = adam_loop(AdamVariant())
 
 
 @device
-def _serial(p, g, m, v, scalars):  # type: ignore[no-untyped-def]
+def _serial(p, g, m, v, scalars):
     _loop(p, g, m, v, v, p.dtype.type(0), scalars)
 
 
 @kernel(parallel=True)
-def _parallel(p, g, m, v, scalars):  # type: ignore[no-untyped-def]
+def _parallel(p, g, m, v, scalars):
     zero = p.dtype.type(0)
     for block in prange((p.size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, p.size)
         _loop(p[start:stop], g[start:stop], m[start:stop], v[start:stop], v[start:stop], zero, scalars)
 
 
-def _check_types(p, g, m, v):  # type: ignore[no-untyped-def]
+def _check_types(p, g, m, v):
     """Raise TypeError unless the four are flat arrays of one type; compiled code raises the same."""
     problem = _type_problem([np.ndarray] * 4, (p, g, m, v))
     if problem:
         raise TypeError(problem)
 
 
-def _type_problem(array_types: list[type], arguments: tuple[Any, ...]) -> str:
+def _type_problem(array_types: list[Any], arguments: tuple[Any, ...]) -> str:
     allowed = ("float32", "float64")
     for name, kind, argument in zip("pgmv", array_types, arguments, strict=True):
         if not isinstance(argument, kind) or argument.ndim != 1 or str(argument.dtype) not in allowed:
@@ -67,20 +67,20 @@ def _type_problem(array_types: list[type], arguments: tuple[Any, ...]) -> str:
 
 
 @overload(_check_types)
-def _check_types_compiled(p, g, m, v):  # type: ignore[no-untyped-def]
+def _check_types_compiled(p, g, m, v):
     problem = _type_problem([types.Array] * 4, (p, g, m, v))
 
-    def passes(p, g, m, v):  # type: ignore[no-untyped-def]
+    def passes(p, g, m, v):
         pass
 
-    def fails(p, g, m, v):  # type: ignore[no-untyped-def]
+    def fails(p, g, m, v):
         raise TypeError(problem)
 
     return fails if problem else passes
 
 
 @device
-def _check(p, g, m, v, t):  # type: ignore[no-untyped-def]
+def _check(p, g, m, v, t):
     _check_types(p, g, m, v)
     if g.size != p.size or m.size != p.size or v.size != p.size:
         raise ValueError("p, g, m and v must have the same size")
@@ -89,21 +89,21 @@ def _check(p, g, m, v, t):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def adam_step_serial(p, g, m, v, t, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
+def adam_step_serial(p, g, m, v, t, lr, beta1, beta2, eps):
     """`adam_step` on the calling thread alone: for use inside a `prange` of your own, or in a forked process."""
     _check(p, g, m, v, t)
     _serial(p, g, m, v, adam_scalars(p, t, lr, beta1, beta2, eps, False))
 
 
 @kernel
-def adam_step_parallel(p, g, m, v, t, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
+def adam_step_parallel(p, g, m, v, t, lr, beta1, beta2, eps):
     """`adam_step` on Numba's threads, whatever the size."""
     _check(p, g, m, v, t)
     _parallel(p, g, m, v, adam_scalars(p, t, lr, beta1, beta2, eps, False))
 
 
 @kernel
-def adam_step(p, g, m, v, t, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
+def adam_step(p, g, m, v, t, lr, beta1, beta2, eps):
     """One Adam step over flat arrays, in place: `p`, `m` and `v` are updated, `g` is read.
 
     Serial below 512 KiB of parameters, on Numba's threads from there; the bits are the same.

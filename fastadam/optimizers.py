@@ -5,8 +5,9 @@ The formulas are in `rules.py`, the loops in `cpu.py`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -248,7 +249,7 @@ class Adam:
         for name, array in zip(self._names, arrays, strict=True):
             _check_parameter(_label("params", name), array, arrays[0].dtype)
         self._shapes = [array.shape for array in arrays]
-        self._orders = ["C" if array.flags.c_contiguous else "F" for array in arrays]
+        self._orders: list[Literal["C", "F"]] = ["C" if array.flags.c_contiguous else "F" for array in arrays]
         self._arrays = arrays
         self._dtype = arrays[0].dtype if arrays else np.dtype(np.float64)
         self._offsets = np.zeros(len(arrays) + 1, np.int64)
@@ -262,21 +263,27 @@ class Adam:
 
     def _matching_arrays(self, grads: Arrays) -> list[Array]:
         """The gradients as arrays in the memory order of the parameters; copied only where their order differs."""
-        if not isinstance(grads, np.ndarray) and isinstance(grads, FlatBuffer) and isinstance(self.params, FlatBuffer):
-            if not grads.has_layout_of(self.params):
-                raise ValueError(f"grads must have the layout of params, {self.params!r}, got {grads!r}")
+        if not isinstance(grads, np.ndarray):
+            self._check_layout(grads)
         names, arrays = _structure(grads, "grads")
         if names != self._names:
             raise _structure_error(self._names, names)
         matching = []
         for name, array, shape, order in zip(names, arrays, self._shapes, self._orders, strict=True):
             if array.dtype != self._dtype:
-                raise TypeError(f"{_label('grads', name)} must have the dtype of params, {self._dtype}, got {array.dtype}")
+                raise TypeError(
+                    f"{_label('grads', name)} must have the dtype of params, {self._dtype}, got {array.dtype}"
+                )
             if array.shape != shape:
                 raise ValueError(f"{_label('grads', name)} must have the shape {shape} of params, got {array.shape}")
             in_order = array.flags.c_contiguous if order == "C" else array.flags.f_contiguous
-            matching.append(array if in_order else array.copy(order))  # type: ignore[call-overload]
+            matching.append(array if in_order else array.copy(order))
         return matching
+
+    def _check_layout(self, grads: Arrays) -> None:
+        params = self.params
+        if isinstance(grads, FlatBuffer) and isinstance(params, FlatBuffer) and not grads.has_layout_of(params):
+            raise ValueError(f"grads must have the layout of params, {params!r}, got {grads!r}")
 
     def _check_writeable(self) -> None:
         for name, array in zip(self._names, self._arrays, strict=True):
@@ -377,7 +384,7 @@ def _check_parameter(label: str, array: Array, dtype: np.dtype[Any]) -> None:
 
 def _check_disjoint(names: tuple[Any, ...], arrays: list[Array]) -> None:
     spans = sorted((a.__array_interface__["data"][0], a.nbytes, k) for k, a in enumerate(arrays) if a.size)
-    for (start, size, k), (next_start, _, j) in zip(spans, spans[1:], strict=False):
+    for (start, size, k), (next_start, _, j) in pairwise(spans):
         if next_start < start + size:
             raise ValueError(f"{_label('params', names[j])} must not overlap {_label('params', names[k])} in memory")
 

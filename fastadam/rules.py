@@ -34,7 +34,7 @@ def coupled_decay(p, g, weight_decay):
 
 
 def decoupled_decay(p, keep):
-    """Decoupled weight decay (Loshchilov & Hutter 2019): p shrinks by `keep` = 1 - lr*weight_decay before the update."""
+    """Decoupled weight decay (Loshchilov & Hutter 2019): `keep` = 1 - lr*weight_decay shrinks p before the update."""
     return p * keep
 
 
