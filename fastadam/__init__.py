@@ -2,8 +2,9 @@
 
 from fastadam import kernels
 from fastadam.buffers import FlatBuffer
+from fastadam.mlp import MLPRegressor
 from fastadam.optimizers import Adam
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "FlatBuffer", "__version__", "kernels"]
+__all__ = ["Adam", "FlatBuffer", "MLPRegressor", "__version__", "kernels"]

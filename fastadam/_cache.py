@@ -2,10 +2,12 @@
 
 Numba's own cache looks, for each function, at the file that defines it. A kernel that inlines a rule from another file
 is then loaded stale after that rule is edited. Here the key of an entry holds a digest of *every* source file of the
-package, so an entry can only be found by the exact sources, versions and CPU that made it. Entries are written
-atomically and carry a checksum; whatever cannot be read, for any reason, is compiled again.
+package, so an entry can only be found by the exact sources, versions and CPU that made it. A process whose sources were
+edited after it had imported them reads and writes no entry: it may run the old ones. Entries are written atomically
+and carry a checksum; whatever cannot be read, for any reason, is compiled again.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -30,17 +32,20 @@ from numba.misc.appdirs import AppDirs
 _STALE_AFTER_SECONDS = 30 * 24 * 3600
 
 
-@functools.cache
 def source_digest() -> str:
-    """Digest of the package's sources and of every version that shapes machine code."""
+    """Digest of the package's sources, as they are now, and of every version that shapes machine code."""
     digest = hashlib.sha256()
     for version in (sys.version, numba.__version__, llvmlite.__version__, np.__version__):
         digest.update(version.encode())
     package = Path(__file__).parent
     for source in sorted(package.rglob("*.py")):
         digest.update(str(source.relative_to(package)).encode())
-        digest.update(source.read_bytes())
+        with contextlib.suppress(OSError):  # an editor's lock, or a file that was just removed
+            digest.update(source.read_bytes())
     return digest.hexdigest()[:32]
+
+
+_IMPORTED_DIGEST = source_digest()
 
 
 @functools.cache
@@ -49,8 +54,10 @@ def cache_directory() -> Path | None:
 
     `NUMBA_CACHE_DIR` is honoured; otherwise it is `fastadam` in the user's cache folder.
     """
-    root = config.CACHE_DIR or AppDirs(appname="fastadam", appauthor=False).user_cache_dir
-    directory = Path(root) / "fastadam" / source_digest()
+    root = Path(config.CACHE_DIR or AppDirs(appname="fastadam", appauthor=False).user_cache_dir)
+    if not (config.CACHE_DIR or root.is_absolute()):  # a user without a home; not in the working directory then
+        return None
+    directory = root / "fastadam" / _IMPORTED_DIGEST
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -117,7 +124,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
             return
 
     def _entry(self, sig: Any, codegen: Any) -> Path | None:
-        directory = cache_directory() if self._enabled else None
+        directory = cache_directory() if self._enabled and source_digest() == _IMPORTED_DIGEST else None
         if directory is None:
             return None
         key = repr((self._py_func.__module__, self._name, str(sig), codegen.magic_tuple()))

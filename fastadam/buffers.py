@@ -1,6 +1,9 @@
 """FlatBuffer: one contiguous, 64-byte-aligned array with named views into it."""
 
+import ctypes
 import math
+import operator
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -28,6 +31,31 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
     return memory[start : start + size * dtype.itemsize].view(dtype)
 
 
+def array_in_memory(address: int, size: int, dtype: DTypeLike) -> NDArray[Any]:
+    """The `size` elements at `address` as a flat writeable array, which does not keep that memory alive."""
+    dtype = np.dtype(dtype)
+    if size == 0:
+        return np.empty(0, dtype)
+    memory = (ctypes.c_byte * (size * dtype.itemsize)).from_address(address)
+    return np.frombuffer(memoryview(memory), dtype)
+
+
+def writeable_view(array: NDArray[Any]) -> NDArray[Any]:
+    """A C-contiguous array itself, or its memory without the read-only flag: for kernels, which do not write to it.
+
+    Numba compiles a function anew for read-only arrays, which memory-mapped data is, as joblib hands it to its workers.
+    """
+    if array.flags.writeable:
+        return array
+    view = array_in_memory(array.ctypes.data, array.size, array.dtype).reshape(array.shape)
+    weakref.finalize(view, _release, array)
+    return view
+
+
+def _release(array: NDArray[Any]) -> None:
+    """Let go of `array`, which a finalizer had kept alive."""
+
+
 class FlatBuffer(Mapping[str, NDArray[Any]]):
     """One aligned flat array, and a named view of it for each tensor.
 
@@ -53,7 +81,7 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
     Raises
     ------
     TypeError
-        If `dtype` is neither float32 nor float64.
+        If `dtype` is neither float32 nor float64, or a dimension is not an integer.
     ValueError
         If a dimension is negative.
 
@@ -70,6 +98,8 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32) -> None:
         dtype = _float_dtype(dtype)
+        if not isinstance(shapes, Mapping):
+            raise TypeError(f"shapes must be a mapping of names to shapes, got {type(shapes).__name__}")
         self.shapes = {name: _shape(name, shape) for name, shape in shapes.items()}
         self.offsets: dict[str, int] = {}
         size = 0
@@ -96,6 +126,8 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
         TypeError
             If `dtype`, or the common type of the arrays, is neither float32 nor float64.
         """
+        if not isinstance(arrays, Mapping):
+            raise TypeError(f"arrays must be a mapping of names to arrays, got {type(arrays).__name__}")
         given = {name: np.asarray(array) for name, array in arrays.items()}
         if dtype is None:
             dtype = np.result_type(*given.values()) if given else np.dtype(np.float32)
@@ -170,8 +202,10 @@ def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
-    dimensions = (shape,) if np.ndim(shape) == 0 else tuple(shape)
-    dimensions = tuple(int(n) for n in dimensions)
+    try:
+        dimensions = tuple(operator.index(n) for n in ((shape,) if np.ndim(shape) == 0 else shape))
+    except TypeError:
+        raise TypeError(f"shapes[{name!r}] must be a tuple of integers, got {shape!r}") from None
     if min(dimensions, default=0) < 0:
         raise ValueError(f"shapes[{name!r}] must have no negative dimension, got {shape}")
     return dimensions

@@ -13,6 +13,7 @@ from numba.core import config, types
 from numba.extending import intrinsic
 
 from fastadam._cache import KernelCache
+from fastadam.buffers import array_in_memory
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
@@ -41,10 +42,7 @@ if JIT_DISABLED:
 
     def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
         """The flat array of `size` elements of `like`'s type that starts at `address`."""
-        import ctypes
-
-        memory = (ctypes.c_byte * (size * like.itemsize)).from_address(int(address))
-        return np.frombuffer(memoryview(memory), like.dtype)
+        return array_in_memory(int(address), size, like.dtype)
 
 else:
 

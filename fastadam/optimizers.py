@@ -19,6 +19,8 @@ from fastadam.cpu import PARALLEL_BYTES, AdamVariant, adam_step_kernel
 Array = NDArray[Any]
 Arrays = Array | Sequence[Array] | Mapping[str, Array] | FlatBuffer
 
+_MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
+
 
 class Adam:
     """Adam, AdamW and AMSGrad: a whole step in one pass over memory.
@@ -125,7 +127,9 @@ class Adam:
 
     @betas.setter
     def betas(self, value: tuple[float, float]) -> None:
-        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
             raise TypeError(f"betas must be two numbers, got {value!r}")
         if len(value) != 2:
             raise ValueError(f"betas must be two numbers, got {value!r}")
@@ -153,6 +157,12 @@ class Adam:
             kind if self._weight_decay > 0 else "none", self._flags["amsgrad"], self._flags["maximize"]
         )
         self._serial_kernel = adam_step_kernel(self._variant, False)
+
+    @property
+    def moments(self) -> dict[str, Array]:
+        """The state itself, not a copy: "m", "v" (with AMSGrad also "v_max"), flat over all parameters in order."""
+        moments = {"m": self._m, "v": self._v}
+        return moments | {"v_max": self._v_max} if self._flags["amsgrad"] else moments
 
     def step(self, grads: Arrays) -> None:
         """Update every parameter, in place, in one compiled call.
@@ -192,7 +202,7 @@ class Adam:
         """
         state: dict[str, Any] = {"t": self.t, "lr": self.lr, "betas": self.betas, "eps": self.eps}
         state |= {"weight_decay": self.weight_decay, **self._flags}
-        return state | {name: array.copy() for name, array in self._moments().items()}
+        return state | {name: array.copy() for name, array in self.moments.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`: moments, step count and hyper-parameters are replaced by its own.
@@ -207,12 +217,12 @@ class Adam:
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
-        moments = self._moments()
+        moments = self.moments
         expected = {"t", "lr", "betas", "eps", "weight_decay", *self._flags, *moments}
         if set(state) != expected:
             raise ValueError(f"state must have the keys {sorted(expected)}, got {sorted(map(str, state))}")
         for name, value in self._flags.items():
-            if bool(state[name]) != value:
+            if _flag(f"state[{name!r}]", state[name]) != value:
                 raise ValueError(f"state[{name!r}] must be {value}, as this optimizer was made, got {state[name]}")
         for name, moment in moments.items():
             _check_moment(name, state[name], moment)
@@ -282,8 +292,10 @@ class Adam:
 
     def _check_layout(self, grads: Arrays) -> None:
         params = self.params
-        if isinstance(grads, FlatBuffer) and isinstance(params, FlatBuffer) and not grads.has_layout_of(params):
-            raise ValueError(f"grads must have the layout of params, {params!r}, got {grads!r}")
+        if not (isinstance(grads, FlatBuffer) and isinstance(params, FlatBuffer)) or grads.has_layout_of(params):
+            return
+        error = ValueError if grads.dtype == params.dtype else TypeError
+        raise error(f"grads must have the layout of params, {params!r}, got {grads!r}")
 
     def _check_writeable(self) -> None:
         for name, array in zip(self._names, self._arrays, strict=True):
@@ -306,18 +318,18 @@ class Adam:
             return 1.0 - self._lr * self._weight_decay
         return self._weight_decay
 
-    def _moments(self) -> dict[str, Array]:
-        moments = {"m": self._m, "v": self._v}
-        return moments | {"v_max": self._v_max} if self._flags["amsgrad"] else moments
-
 
 def _number(name: str, value: float, below: float) -> float:
     """`value` as a float, if it is a number in [0, `below`)."""
     if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= value < below:
+    try:
+        number = float(value)  # before the comparison: 1 - 10**-30 is below 1, and its float is not
+    except OverflowError:
+        number = math.inf
+    if not 0 <= number < below:
         raise ValueError(f"{name} must be in [0, {below:g}), got {value!r}")
-    return float(value)
+    return number
 
 
 def _flag(name: str, value: bool) -> bool:
@@ -329,8 +341,8 @@ def _flag(name: str, value: bool) -> bool:
 def _step_count(t: Any) -> int:
     if not isinstance(t, Integral) or isinstance(t, bool):
         raise TypeError(f"state['t'] must be an integer, got {t!r}")
-    if t < 0:
-        raise ValueError(f"state['t'] must be at least 0, got {t}")
+    if not 0 <= int(t) < _MAX_STEPS:
+        raise ValueError(f"state['t'] must be in [0, 2**63 - 1), got {t}")
     return int(t)
 
 

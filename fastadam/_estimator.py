@@ -1,0 +1,395 @@
+"""What the estimators share: fitting under scikit-learn's contract.
+
+Validation, fitted attributes, messages and warnings are scikit-learn's; the epochs are run by `trainer.py`, the network
+by `network.py`.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastadam._callbacks import EpochCallbacks
+from fastadam._model import TrainedNetwork
+from fastadam.buffers import FlatBuffer
+from fastadam.network import Network, as_samples, shapes_of
+from fastadam.optimizers import Adam
+from fastadam.trainer import Outcome, Plan, Progress, train
+
+Array = NDArray[Any]
+
+_STOCHASTIC_SOLVERS = ("sgd", "adam")
+
+
+def _is_stochastic(estimator: "BaseMLP") -> bool:
+    if estimator.solver not in _STOCHASTIC_SOLVERS:
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {estimator.solver} is not stochastic."
+        )
+    return True
+
+
+class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """What the regressor and the classifier share: everything but targets, loss and score."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Fit the model to data matrix X and target(s) y.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input data. float32 data is trained in float32, everything else in float64.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The target values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Sample weights.
+
+        Returns
+        -------
+        self : object
+            The fitted model. When an error is raised, the estimator is as it was before.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, y, sample_weight, incremental=False)
+
+    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Update the model with a single epoch over the given data.
+
+        Each call goes on with the optimizer's moments and with the random stream where the call before left them, so
+        that no two calls shuffle alike.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The target values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Sample weights.
+
+        Returns
+        -------
+        self : object
+            The trained model. When an error is raised, the estimator is as it was before.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, y, sample_weight, incremental=True)
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Put the attributes back if fitting fails; it never changes in place what they refer to."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            callbacks = {name: value for name, value in self.__dict__.items() if "_callback" in name}
+            self.__dict__.clear()
+            self.__dict__.update(before | callbacks)  # scikit-learn has yet to tear the callbacks down
+            raise
+
+    # --- fitting ------------------------------------------------------------------------------------------------
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, incremental: bool) -> Self:
+        self._refuse_what_is_missing()
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        hidden = self._hidden_units()
+        continuing = hasattr(self, "coefs_") and (self.warm_start or incremental)
+        given = X, y
+        X, y = self._validate_input(X, y, reset=not continuing)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        y = y.reshape(-1, 1) if y.ndim == 1 else y
+        units = [X.shape[1], *hidden, y.shape[1]]
+        random_state = self._random_stream(continuing)
+        if continuing:
+            self._check_same_layers(units)
+            optimizer, progress = self._continued()
+        else:
+            optimizer, progress = self._started(units, X.dtype, random_state)
+        self._optimizer = optimizer
+        optimizer.lr, optimizer.eps = self.learning_rate_init, self.epsilon
+        optimizer.betas = (self.beta_1, self.beta_2)
+
+        progress.order, validation = self._split(progress, X.shape[0], random_state)
+        params: FlatBuffer = optimizer.params
+        samples = as_samples(X, params.dtype, y, sample_weight)
+        batch_size = self._checked_batch_size(progress.order.size)
+        model = TrainedNetwork(Network(params, self.activation), samples, optimizer, batch_size, self.alpha)
+        if validation is not None:
+            score = self._validation_scorer(y[validation], None if sample_weight is None else sample_weight[validation])
+            model.hold_out(validation, score, best=(self._params if progress.scores else params).copy())
+        epochs = 1 if incremental else self.max_iter
+        callbacks = EpochCallbacks(self, given, sample_weight, epochs)
+        outcome = self._train(model, progress, random_state, callbacks, epochs)
+        self._keep_for_later(progress, validation, random_state)
+        if not incremental:
+            self._report(outcome)
+        return self
+
+    def _train(
+        self,
+        model: TrainedNetwork,
+        progress: Progress,
+        random_state: np.random.RandomState,
+        callbacks: EpochCallbacks,
+        epochs: int,
+    ) -> Outcome:
+        """Run the epochs, with the fitted attributes up to date after each; then keep the best."""
+        self.n_iter_ = 0
+
+        def end_epoch() -> bool:
+            self.n_iter_ += 1
+            self._publish(model.params, progress)
+            self._print_epoch(progress)
+            return callbacks.end_epoch()
+
+        self._publish(model.params, progress)
+        plan = Plan(epochs, self.shuffle, self.tol, self.n_iter_no_change)
+        outcome = train(model, progress, plan, random_state, callbacks.begin_epoch, end_epoch)
+        if model.best is not None:
+            self._publish(model.best, progress)
+        self._check_finite()
+        callbacks.end_fit()
+        return outcome
+
+    def _publish(self, params: FlatBuffer, progress: Progress) -> None:
+        """Set the fitted attributes; the arrays of `coefs_` and `intercepts_` are views of `params`."""
+        self._use_params(params)
+        self.loss_curve_ = progress.losses
+        self.t_ = progress.samples_seen
+        if progress.losses:
+            self.loss_ = progress.losses[-1]
+        self.validation_scores_ = progress.scores
+        self.best_loss_ = progress.best_loss if progress.scores is None else None
+        self.best_validation_score_ = None if progress.scores is None else progress.best_score
+
+    def _use_params(self, params: FlatBuffer) -> None:
+        self.__dict__.update(_views_of(params))
+        self.n_layers_ = len(self.coefs_) + 1
+        self.n_outputs_ = self.intercepts_[-1].size
+        self.out_activation_ = "identity"
+
+    def _copy_of_fitted_network(self) -> dict[str, Any]:
+        return _views_of(self._params.copy())
+
+    # --- what fitting starts from ---------------------------------------------------------------------------------
+
+    def _started(self, units: list[int], dtype: Any, random_state: np.random.RandomState) -> tuple[Adam, Progress]:
+        """Glorot's initial weights, drawn in float64 as scikit-learn draws them: weight, bias, layer by layer."""
+        params = FlatBuffer.zeros(shapes_of(units), dtype)
+        factor = 2.0 if self.activation == "logistic" else 6.0
+        for k, (fan_in, fan_out) in enumerate(pairwise(units)):
+            bound = np.sqrt(factor / (fan_in + fan_out))
+            params[f"W{k}"] = random_state.uniform(-bound, bound, (fan_in, fan_out))
+            params[f"b{k}"] = random_state.uniform(-bound, bound, fan_out)
+        return Adam(params, epsilon_hat=True), Progress(scores=[] if self.early_stopping else None)
+
+    def _continued(self) -> tuple[Adam, Progress]:
+        """Copies of the optimizer and the progress of the last fit, so that a failure leaves theirs untouched."""
+        current = self._current_params()
+        params = (self._optimizer.params if current is self._params else current).copy()
+        optimizer = Adam(params, epsilon_hat=True)
+        optimizer.load_state_dict(self._optimizer.state_dict())
+        progress = self._progress.copy()
+        if (progress.scores is None) == self.early_stopping:  # early stopping was switched on or off since
+            progress.scores = [] if self.early_stopping else None
+            progress.epochs_without_improvement = 0
+        return optimizer, progress
+
+    def _current_params(self) -> FlatBuffer:
+        """The parameters that `coefs_` and `intercepts_` show, also where the user replaced an array of them."""
+        shown = (*self.coefs_, *self.intercepts_)
+        if len(shown) == len(self._views) and all(a is b for a, b in zip(shown, self._views, strict=True)):
+            return self._params
+        arrays = {}
+        for k, (weight, bias) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+            arrays |= {f"W{k}": weight, f"b{k}": bias}
+        return FlatBuffer.from_arrays(arrays, self._params.dtype)
+
+    def _random_stream(self, continuing: bool) -> np.random.RandomState:
+        """Continue the stream of an integer seed where the last call left it; else scikit-learn's own rule."""
+        if continuing and isinstance(self.random_state, Integral) and self._seed == self.random_state:
+            stream = np.random.RandomState()
+            stream.set_state(self._random_state.get_state())
+            return stream
+        return check_random_state(self.random_state)
+
+    def _split(
+        self, progress: Progress, n_samples: int, random_state: np.random.RandomState
+    ) -> tuple[Array, Array | None]:
+        """Indices of the training samples, and of the validation samples if early stopping wants some.
+
+        A warm start on as many samples goes on with the order and the split of the fit before.
+        """
+        validation: Array | None = getattr(self, "_validation", None)
+        held_out = 0 if validation is None else validation.size
+        same_split = (validation is not None) == self.early_stopping
+        if progress.order is not None and same_split and progress.order.size + held_out == n_samples:
+            return progress.order, validation
+        everything = np.arange(n_samples)
+        if not self.early_stopping:
+            return everything, None
+        training, validation = train_test_split(
+            everything, random_state=random_state, test_size=self.validation_fraction
+        )
+        if validation.size < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return training, validation
+
+    def _keep_for_later(
+        self, progress: Progress, validation: Array | None, random_state: np.random.RandomState
+    ) -> None:
+        """Remember what a warm start or the next `partial_fit` continues from."""
+        self._progress = progress.copy()
+        self._validation = validation if self.warm_start else None
+        if not self.warm_start:  # only a warm start goes on with the order, which is as long as the data
+            self._progress.order = None
+        self._random_state, self._seed = random_state, self.random_state
+
+    @abstractmethod
+    def _validate_input(self, X: ArrayLike, y: ArrayLike, *, reset: bool) -> tuple[Any, Array]:
+        """Return X and numeric targets, checked."""
+
+    @abstractmethod
+    def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:
+        """Return what scores the network's outputs for the held-out targets `y`."""
+
+    # --- checks and messages --------------------------------------------------------------------------------------
+
+    def _refuse_what_is_missing(self) -> None:
+        if self.solver != "adam":
+            raise NotImplementedError(f"solver={self.solver!r} is not implemented yet, use solver='adam'")
+
+    def _hidden_units(self) -> list[int]:
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if np.any(np.array(sizes) <= 0):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        return sizes
+
+    def _check_same_layers(self, units: list[int]) -> None:
+        fitted = [self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)]
+        if units != fitted:
+            raise ValueError(
+                f"The model was fitted with {fitted[1:-1]} hidden units and {fitted[-1]} outputs; going on with "
+                f"{units[1:-1]} hidden units and {units[-1]} outputs needs a new fit with warm_start=False."
+            )
+
+    def _checked_batch_size(self, n_samples: int) -> int:
+        if isinstance(self.batch_size, str):  # "auto"
+            return min(200, n_samples)
+        if self.batch_size > n_samples:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
+            )
+        return int(np.clip(self.batch_size, 1, n_samples))
+
+    def _check_finite(self) -> None:
+        if not np.isfinite(self._params.flat).all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need to"
+                " be preprocessed."
+            )
+
+    def _print_epoch(self, progress: Progress) -> None:
+        if not self.verbose:
+            return
+        print(f"Iteration {self.n_iter_}, loss = {progress.losses[-1]:.8f}")
+        if progress.scores is not None:
+            print(f"Validation score: {progress.scores[-1]:f}")
+
+    def _report(self, outcome: Outcome) -> None:
+        if outcome is Outcome.CONVERGED and self.verbose:
+            what = "Validation score" if self.early_stopping else "Training loss"
+            print(
+                f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
+                " Stopping."
+            )
+        elif outcome is Outcome.MAX_ITER:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't"
+                " converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        elif outcome is Outcome.INTERRUPTED:
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+
+    # --- predicting, pickling -------------------------------------------------------------------------------------
+
+    def _forward(self, X: ArrayLike) -> Array:
+        """Outputs of the network, shape (n_samples, n_outputs), in the type of the parameters."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        params = self._current_params()
+        samples = as_samples(X, params.dtype)
+        return Network(params, self.activation).predict(samples, np.arange(X.shape[0]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        if "_params" in state and self._current_params() is self._params:
+            state = {key: value for key, value in state.items() if key not in ("coefs_", "intercepts_", "_views")}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_params" in state and "coefs_" not in state:
+            self.__dict__.update(_views_of(self._params))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _views_of(params: FlatBuffer) -> dict[str, Any]:
+    """The attributes that show the parameters: `coefs_` and `intercepts_` are views of the one buffer."""
+    coefs = [params[name] for name in params if name.startswith("W")]
+    intercepts = [params[name] for name in params if name.startswith("b")]
+    return {"_params": params, "coefs_": coefs, "intercepts_": intercepts, "_views": (*coefs, *intercepts)}

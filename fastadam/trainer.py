@@ -1,0 +1,142 @@
+"""Training: epochs, shuffling, early stopping and when to end. Knows no kernel and no scikit-learn class.
+
+A `Model` can train for an epoch and be scored; `Progress` is all that training remembers from one epoch to the next,
+so that a later call can go on where this one stopped.
+"""
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.intp]
+
+
+class Model(Protocol):
+    """What is trained."""
+
+    def run_epoch(self, order: Indices) -> float:
+        """Train on the samples in this order; return the mean loss."""
+
+    def validation_score(self) -> float:
+        """Score the model as it is now on held-out samples; higher is better."""
+
+    def keep_as_best(self) -> None:
+        """Remember the parameters as they are now."""
+
+
+class Outcome(enum.Enum):
+    """Why training ended."""
+
+    CONVERGED = "the loss or the validation score stopped improving"
+    MAX_ITER = "the last epoch was reached"
+    STOPPED = "a callback asked for it"
+    INTERRUPTED = "the user pressed Ctrl-C"
+
+
+@dataclass
+class Progress:
+    """What training remembers between epochs, and between calls.
+
+    `losses` and `scores` are cumulative; `scores` is None without early stopping, and then the loss is watched.
+    """
+
+    scores: list[float] | None = None
+    losses: list[float] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_score: float = -math.inf
+    epochs_without_improvement: int = 0
+    samples_seen: int = 0
+    order: Indices | None = None
+    """The training samples in the order of the last epoch: each epoch shuffles it further."""
+
+    def copy(self) -> "Progress":
+        """Copy all that training changes in place."""
+        scores = None if self.scores is None else list(self.scores)
+        return Progress(**{**self.__dict__, "scores": scores, "losses": list(self.losses)})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in which order to train."""
+
+    max_iter: int
+    shuffle: bool
+    tol: float
+    n_iter_no_change: float
+
+
+def train(
+    model: Model,
+    progress: Progress,
+    plan: Plan,
+    random_state: np.random.RandomState,
+    begin_epoch: Callable[[], None],
+    end_epoch: Callable[[], bool],
+) -> Outcome:
+    """Train until the plan, a callback or the user ends it; `progress` is updated epoch by epoch.
+
+    Parameters
+    ----------
+    model : Model
+        What is trained.
+    progress : Progress
+        Where training stands, with the `order` of the training samples.
+    plan : Plan
+        When to stop and whether to shuffle.
+    random_state : RandomState
+        Draws one permutation an epoch.
+    begin_epoch, end_epoch : callable
+        Called around each epoch; `end_epoch` returns True to stop.
+
+    Returns
+    -------
+    Outcome
+        Why training ended.
+    """
+    try:
+        for _ in range(plan.max_iter):
+            begin_epoch()
+            _run_epoch(model, progress, plan, random_state)
+            stop = end_epoch()
+            if progress.epochs_without_improvement > plan.n_iter_no_change:
+                return Outcome.CONVERGED
+            if stop:
+                return Outcome.STOPPED
+    except KeyboardInterrupt:
+        return Outcome.INTERRUPTED
+    return Outcome.MAX_ITER
+
+
+def _run_epoch(model: Model, progress: Progress, plan: Plan, random_state: np.random.RandomState) -> None:
+    assert progress.order is not None
+    if plan.shuffle:
+        progress.order = progress.order[random_state.permutation(progress.order.size)]
+    progress.losses.append(model.run_epoch(progress.order))
+    progress.samples_seen += progress.order.size
+    if progress.scores is None:
+        _watch_loss(progress, plan.tol)
+    else:
+        progress.scores.append(model.validation_score())
+        _watch_score(model, progress, plan.tol)
+
+
+def _watch_loss(progress: Progress, tol: float) -> None:
+    loss = progress.losses[-1]
+    improved = not loss > progress.best_loss - tol
+    progress.epochs_without_improvement = 0 if improved else progress.epochs_without_improvement + 1
+    progress.best_loss = min(progress.best_loss, loss)
+
+
+def _watch_score(model: Model, progress: Progress, tol: float) -> None:
+    assert progress.scores is not None
+    score = progress.scores[-1]
+    improved = not score < progress.best_score + tol
+    progress.epochs_without_improvement = 0 if improved else progress.epochs_without_improvement + 1
+    if score > progress.best_score:
+        progress.best_score = score
+        model.keep_as_best()
