@@ -38,4 +38,5 @@ class EpochCallbacks:
 
     def _fitted_copy(self) -> dict[str, Any]:
         """Give a callback that asks for it a model that further epochs do not change."""
-        return self._estimator._copy_of_fitted_network()
+        attributes: dict[str, Any] = self._estimator._copy_of_fitted_network()
+        return attributes

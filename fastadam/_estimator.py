@@ -132,7 +132,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     # --- fitting ------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, *, incremental: bool) -> Self:
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
         self._refuse_what_is_missing()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -155,7 +155,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         optimizer.betas = (self.beta_1, self.beta_2)
 
         progress.order, validation = self._split(progress, X.shape[0], random_state)
-        params: FlatBuffer = optimizer.params
+        params: FlatBuffer = optimizer.params  # type: ignore[assignment]
         samples = as_samples(X, params.dtype, y, sample_weight)
         batch_size = self._checked_batch_size(progress.order.size)
         model = TrainedNetwork(Network(params, self.activation), samples, optimizer, batch_size, self.alpha)
@@ -231,7 +231,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _continued(self) -> tuple[Adam, Progress]:
         """Copies of the optimizer and the progress of the last fit, so that a failure leaves theirs untouched."""
         current = self._current_params()
-        params = (self._optimizer.params if current is self._params else current).copy()
+        trained: FlatBuffer = self._optimizer.params  # type: ignore[assignment]
+        params = (trained if current is self._params else current).copy()
         optimizer = Adam(params, epsilon_hat=True)
         optimizer.load_state_dict(self._optimizer.state_dict())
         progress = self._progress.copy()
@@ -242,21 +243,21 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _current_params(self) -> FlatBuffer:
         """The parameters that `coefs_` and `intercepts_` show, also where the user replaced an array of them."""
+        params: FlatBuffer = self._params
         shown = (*self.coefs_, *self.intercepts_)
         if len(shown) == len(self._views) and all(a is b for a, b in zip(shown, self._views, strict=True)):
-            return self._params
-        arrays = {}
+            return params
+        arrays: dict[str, Array] = {}
         for k, (weight, bias) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
             arrays |= {f"W{k}": weight, f"b{k}": bias}
-        return FlatBuffer.from_arrays(arrays, self._params.dtype)
+        return FlatBuffer.from_arrays(arrays, params.dtype)
 
     def _random_stream(self, continuing: bool) -> np.random.RandomState:
         """Continue the stream of an integer seed where the last call left it; else scikit-learn's own rule."""
+        stream: np.random.RandomState = check_random_state(self.random_state)
         if continuing and isinstance(self.random_state, Integral) and self._seed == self.random_state:
-            stream = np.random.RandomState()
             stream.set_state(self._random_state.get_state())
-            return stream
-        return check_random_state(self.random_state)
+        return stream
 
     def _split(
         self, progress: Progress, n_samples: int, random_state: np.random.RandomState
@@ -293,7 +294,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._random_state, self._seed = random_state, self.random_state
 
     @abstractmethod
-    def _validate_input(self, X: ArrayLike, y: ArrayLike, *, reset: bool) -> tuple[Any, Array]:
+    def _validate_input(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Array]:
         """Return X and numeric targets, checked."""
 
     @abstractmethod
@@ -363,7 +364,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     # --- predicting, pickling -------------------------------------------------------------------------------------
 
-    def _forward(self, X: ArrayLike) -> Array:
+    def _forward(self, X: Any) -> Array:
         """Outputs of the network, shape (n_samples, n_outputs), in the type of the parameters."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)

@@ -205,7 +205,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         if self.loss != "squared_error":
             raise NotImplementedError(f"loss={self.loss!r} is not implemented yet, use loss='squared_error'")
 
-    def _validate_input(self, X: ArrayLike, y: ArrayLike, *, reset: bool) -> tuple[Any, Array]:
+    def _validate_input(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Array]:
         X, y = validate_data(
             self,
             X,
