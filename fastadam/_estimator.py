@@ -26,7 +26,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastadam._callbacks import EpochCallbacks
 from fastadam._model import TrainedNetwork
 from fastadam.buffers import FlatBuffer
-from fastadam.network import Network, as_samples, shapes_of
+from fastadam.engine import Engine
+from fastadam.network import as_samples, predict, shapes_of
 from fastadam.optimizers import Adam
 from fastadam.trainer import Outcome, Plan, Progress, train
 
@@ -158,13 +159,16 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         params: FlatBuffer = optimizer.params  # type: ignore[assignment]
         samples = as_samples(X, params.dtype, y, sample_weight)
         batch_size = self._checked_batch_size(progress.order.size)
-        model = TrainedNetwork(Network(params, self.activation), samples, optimizer, batch_size, self.alpha)
-        if validation is not None:
-            score = self._validation_scorer(y[validation], None if sample_weight is None else sample_weight[validation])
-            model.hold_out(validation, score, best=(self._params if progress.scores else params).copy())
+        moments = optimizer.moments["m"], optimizer.moments["v"]
         epochs = 1 if incremental else self.max_iter
         callbacks = EpochCallbacks(self, given, sample_weight, epochs)
-        outcome = self._train(model, progress, random_state, callbacks, epochs)
+        with Engine(params, moments, self.activation, samples, progress.order.size, batch_size) as engine:
+            model = TrainedNetwork(params, self.activation, samples, optimizer, engine, self.alpha)
+            if validation is not None:
+                weight = None if sample_weight is None else sample_weight[validation]
+                best = (self._params if progress.scores else params).copy()
+                model.hold_out(validation, self._validation_scorer(y[validation], weight), best)
+            outcome = self._train(model, progress, random_state, callbacks, epochs)
         self._keep_for_later(progress, validation, random_state)
         if not incremental:
             self._report(outcome)
@@ -370,7 +374,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         params = self._current_params()
         samples = as_samples(X, params.dtype)
-        return Network(params, self.activation).predict(samples, np.arange(X.shape[0]))
+        return predict(params, self.activation, samples, np.arange(X.shape[0]))
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

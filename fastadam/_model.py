@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadam.buffers import FlatBuffer
-from fastadam.network import Network, Samples
+from fastadam.engine import Engine
+from fastadam.network import Samples, predict
 from fastadam.optimizers import Adam
 
 Array = NDArray[Any]
@@ -16,20 +17,19 @@ Array = NDArray[Any]
 class TrainedNetwork:
     """The network of one fit as the trainer sees it: it trains, scores, and remembers its best parameters."""
 
-    def __init__(self, network: Network, samples: Samples, optimizer: Adam, batch_size: int, alpha: float) -> None:
+    def __init__(
+        self, params: FlatBuffer, activation: str, samples: Samples, optimizer: Adam, engine: Engine, alpha: float
+    ) -> None:
+        self.params = params
+        """The parameters after the last epoch."""
         self.best: FlatBuffer | None = None
-        self._network = network
+        self._activation = activation
         self._samples = samples
         self._optimizer = optimizer
-        self._batch_size = batch_size
+        self._engine = engine
         self._alpha = alpha
         self._score: Callable[[Array], float] | None = None
         self._validation = np.empty(0, np.intp)
-
-    @property
-    def params(self) -> FlatBuffer:
-        """The parameters after the last epoch."""
-        return self._network.params
 
     def hold_out(self, validation: Array, score: Callable[[Array], float], best: FlatBuffer) -> None:
         """Keep the samples `validation` for `score`, which is given the predictions for them."""
@@ -38,23 +38,15 @@ class TrainedNetwork:
     def run_epoch(self, order: Array) -> float:
         """Train on the samples in this order; return the mean loss."""
         optimizer = self._optimizer
-        loss, optimizer.t = self._network.adam_epoch(
-            self._samples,
-            order,
-            self._batch_size,
-            (optimizer.moments["m"], optimizer.moments["v"]),
-            optimizer.t,
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            alpha=self._alpha,
+        loss, optimizer.t = self._engine.epoch(
+            order, optimizer.t, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, alpha=self._alpha
         )
         return loss
 
     def validation_score(self) -> float:
         """Score the held-out samples; NaN where a prediction is not finite, as scikit-learn has it."""
         assert self._score is not None
-        predicted = self._network.predict(self._samples, self._validation)
+        predicted = predict(self.params, self._activation, self._samples, self._validation)
         return self._score(predicted) if np.isfinite(predicted).all() else np.nan
 
     def keep_as_best(self) -> None:

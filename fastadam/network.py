@@ -1,8 +1,8 @@
-"""The network: forward, loss, backward and a whole epoch of Adam, compiled, over views of one flat buffer.
+"""The network: forward, loss and backward, compiled, over views of one flat buffer.
 
-Reads from the inside out: what happens to a block of rows in one layer; forward and backward through all layers; the
-gradient of a batch; the update; the epoch. `Network`, at the end, is the Python side: it lays the parameters out, owns
-the working memory and calls the compiled functions.
+Reads from the inside out: what happens to a block of rows in one layer; forward and backward through all layers. The
+products are in `gemm.py`; the epoch that calls `gradient` is in `engine.py`. At the end, the Python side: how
+parameters and data are laid out for the compiled functions, and prediction.
 """
 
 import math
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from fastadam.buffers import FlatBuffer, aligned_zeros, writeable_view
-from fastadam.cpu import AdamVariant, adam_loop, adam_scalars
+from fastadam.buffers import FlatBuffer, writeable_view
+from fastadam.gemm import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul
 from fastadam.jit import device, kernel
 
 Array = NDArray[Any]
@@ -23,11 +23,8 @@ Array = NDArray[Any]
 IDENTITY, LOGISTIC, TANH, RELU = range(4)
 ACTIVATIONS = {"identity": IDENTITY, "logistic": LOGISTIC, "tanh": TANH, "relu": RELU}
 
-PREDICT_ROWS = 256
-"""Rows that are predicted at a time: their activations stay in cache."""
-
-_update_weights = adam_loop(AdamVariant("coupled"))
-_update_biases = adam_loop(AdamVariant())
+BLOCK_ROWS = 256
+"""Rows that go through the network at a time."""
 
 
 class Layout(NamedTuple):
@@ -93,9 +90,10 @@ def multiply_by_derivative(D, A, activation):
 
 
 @device
-def sum_rows(D, out):
-    """Write the sum of the rows of D, the gradient of the bias, to `out`."""
-    out[:] = 0
+def sum_rows(D, out, accumulate):
+    """Write the sum of the rows of D, the gradient of the bias, to `out`, or add it there."""
+    if not accumulate:
+        out[:] = 0
     for i in range(D.shape[0]):
         for j in range(D.shape[1]):
             out[j] += D[i, j]
@@ -122,9 +120,10 @@ def sparse_forward(samples, rows, W, Z):
 
 
 @device
-def sparse_weight_gradient(samples, rows, D, G):
-    """G ← X[rows]ᵀ · D for CSR rows."""
-    G[:] = 0
+def sparse_weight_gradient(samples, rows, D, G, accumulate):
+    """G ← X[rows]ᵀ · D, or G + X[rows]ᵀ · D, for CSR rows."""
+    if not accumulate:
+        G[:] = 0
     for i in range(rows.size):
         for entry in range(samples.indptr[rows[i]], samples.indptr[rows[i] + 1]):
             x, g = samples.data[entry], G[samples.indices[entry]]
@@ -142,7 +141,7 @@ def matrix(flat, offset, rows, columns):
 
 
 @device
-def forward(layout, p, samples, rows, work):
+def forward(layout, p, samples, rows, work, panel):
     """Run the rows through the network; returns the offset in `work` of the last layer's activations.
 
     The activations of layer k, a (rows, units[k]) matrix, follow those of layer k - 1 in `work`, which begins with
@@ -158,7 +157,7 @@ def forward(layout, p, samples, rows, work):
         W = matrix(p, layout.weights[k], fan_in, fan_out)
         Z = matrix(work, after, n, fan_out)
         if k > 0 or dense:
-            np.dot(matrix(work, here, n, fan_in), W, Z)
+            matmul(matrix(work, here, n, fan_in), W, Z, False, panel)
         else:
             sparse_forward(samples, rows, W, Z)
         b = p[layout.biases[k] : layout.biases[k] + fan_out]
@@ -185,8 +184,8 @@ def squared_error(samples, rows, Z, scale):
 
 
 @device
-def backward(layout, p, samples, rows, work, here, g):
-    """Carry the deltas at `work[here:]` back through the network; the gradient is written to `g`.
+def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
+    """Carry the deltas at `work[here:]` back through the network; the gradient is written to, or added to, `g`.
 
     Deltas of the hidden layers alternate between two areas behind the activations.
     """
@@ -200,19 +199,16 @@ def backward(layout, p, samples, rows, work, here, g):
         G = matrix(g, layout.weights[k], fan_in, fan_out)
         A = matrix(work, before, n, fan_in)
         if k > 0 or samples.X.shape[0] > 0:
-            np.dot(A.T, D, G)
+            transposed_matmul(A, D, G, accumulate, panel)
         else:
-            sparse_weight_gradient(samples, rows, D, G)
-        sum_rows(D, g[layout.biases[k] : layout.biases[k] + fan_out])
+            sparse_weight_gradient(samples, rows, D, G, accumulate)
+        sum_rows(D, g[layout.biases[k] : layout.biases[k] + fan_out], accumulate)
         if k > 0:  # nobody needs the gradient of the input
             delta_at = behind + (k % 2) * widest
             D_before = matrix(work, delta_at, n, fan_in)
-            np.dot(D, matrix(p, layout.weights[k], fan_in, fan_out).T, D_before)
+            matmul_transposed(D, matrix(p, layout.weights[k], fan_in, fan_out), D_before, panel)
             multiply_by_derivative(D_before, A, layout.activation)
         here = before
-
-
-# --- a batch, an epoch ----------------------------------------------------------------------------------------------
 
 
 @device
@@ -227,64 +223,26 @@ def total_weight(samples, rows):
 
 
 @device
-def squared_norm_of_weights(layout, p):
-    """Sum the squares of all weights, biases excluded."""
-    total = 0.0
-    for k in range(layout.weights.size):
-        w = p[layout.weights[k] : layout.biases[k]]
-        total += np.dot(w, w)
-    return total
+def gradient(layout, p, samples, rows, scale, work, panel, g):
+    """Write the gradient of the squared error over these rows, divided by `scale`, to `g`; return the error's sum.
 
-
-@device
-def batch_gradient(layout, p, samples, rows, alpha, work, g):
-    """Write the gradient of the data's loss to `g`, without its L2 term; return the loss, with it, and the weight."""
-    weight = total_weight(samples, rows)
-    if weight == 0:
-        return 0.0, weight
-    here = forward(layout, p, samples, rows, work)
-    n_outputs = layout.units[-1]
-    errors = squared_error(samples, rows, matrix(work, here, rows.size, n_outputs), weight)
-    backward(layout, p, samples, rows, work, here, g)
-    penalty = 0.5 * alpha * squared_norm_of_weights(layout, p)
-    return (0.5 * errors / n_outputs + penalty) / weight, weight
-
-
-@device
-def update(layout, p, g, m, v, decay, scalars):
-    """Adam on the whole buffer; the weights decay towards zero, the biases do not."""
-    for k in range(layout.weights.size):
-        w, b, end = layout.weights[k], layout.biases[k], layout.biases[k] + layout.units[k + 1]
-        _update_weights(p[w:b], g[w:b], m[w:b], v[w:b], v[w:b], decay, scalars)
-        _update_biases(p[b:end], g[b:end], m[b:end], v[b:end], v[b:end], decay, scalars)
-
-
-@kernel
-def adam_epoch(layout, p, g, m, v, work, samples, order, batch_size, t, lr, beta1, beta2, eps, alpha):
-    """Train on the samples of `order`, batch after batch.
-
-    Returns the mean loss over the epoch, each batch weighted by its rows, and the step count after it. A batch whose
-    weights are all zero is passed over.
+    The rows go through the network in blocks whose activations stay in the core's own cache.
     """
-    total, counted = 0.0, 0
-    for start in range(0, order.size, batch_size):
-        rows = order[start : start + batch_size]
-        loss, weight = batch_gradient(layout, p, samples, rows, alpha, work, g)
-        if weight > 0:
-            t += 1
-            scalars = adam_scalars(p, t, lr, beta1, beta2, eps, True)
-            update(layout, p, g, m, v, p.dtype.type(alpha / weight), scalars)
-            total += loss * rows.size
-            counted += rows.size
-    return total / counted if counted else 0.0, t
+    errors = 0.0
+    for start in range(0, rows.size, BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS]
+        here = forward(layout, p, samples, block, work, panel)
+        errors += squared_error(samples, block, matrix(work, here, block.size, layout.units[-1]), scale)
+        backward(layout, p, samples, block, work, here, g, start > 0, panel)
+    return errors
 
 
 @kernel
-def predict_rows(layout, p, samples, rows, work, out):
+def predict_rows(layout, p, samples, rows, work, panel, out):
     """Write the network's output for the samples `rows` to `out`, a block of rows at a time."""
-    for start in range(0, rows.size, PREDICT_ROWS):
-        block = rows[start : start + PREDICT_ROWS]
-        here = forward(layout, p, samples, block, work)
+    for start in range(0, rows.size, BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS]
+        here = forward(layout, p, samples, block, work, panel)
         out[start : start + block.size] = matrix(work, here, block.size, layout.units[-1])
 
 
@@ -314,60 +272,32 @@ def as_samples(X: Any, dtype: Any, y: Array | None = None, weight: Array | None 
     return Samples(*(writeable_view(array) for array in (dense, data, indices, indptr, y, weight)))
 
 
-class Network:
-    """A multi-layer perceptron over one flat buffer, with the working memory to train it.
+def layout_of(params: FlatBuffer, activation: str) -> Layout:
+    """Where the weights and biases of a network with the shapes of `shapes_of` lie in its buffer."""
+    layers = range(len(params) // 2)
+    units = [params["W0"].shape[0], *(params[f"b{k}"].size for k in layers)]
+    return Layout(
+        units=np.array(units, np.int64),
+        weights=np.array([params.offsets[f"W{k}"] for k in layers], np.int64),
+        biases=np.array([params.offsets[f"b{k}"] for k in layers], np.int64),
+        activation=ACTIVATIONS[activation],
+    )
 
-    Parameters
-    ----------
-    params : FlatBuffer
-        Parameters with the layout of `shapes_of(units)`, updated in place.
-    activation : {"identity", "logistic", "tanh", "relu"}
-        Of the hidden layers; the output is linear.
-    """
 
-    def __init__(self, params: FlatBuffer, activation: str) -> None:
-        self.params = params
-        weights = [name for name in params if name.startswith("W")]
-        units = [params[name].shape[0] for name in weights] + [params[weights[-1]].shape[1]]
-        offsets = params.offsets
-        self._layout = Layout(
-            units=np.array(units, np.int64),
-            weights=np.array([offsets[f"W{k}"] for k in range(len(weights))], np.int64),
-            biases=np.array([offsets[f"b{k}"] for k in range(len(weights))], np.int64),
-            activation=ACTIVATIONS[activation],
-        )
-        self._gradient = params.like()
-        self._work = aligned_zeros(0, params.dtype)
+def work_size(layout: Layout, rows: int) -> int:
+    """Elements of working memory for up to `rows` rows: the activations of each layer and two areas of deltas."""
+    return min(rows, BLOCK_ROWS) * int(layout.units.sum() + 2 * layout.units.max())
 
-    def adam_epoch(
-        self,
-        samples: Samples,
-        order: Array,
-        batch_size: int,
-        moments: tuple[Array, Array],
-        t: int,
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        alpha: float,
-    ) -> tuple[float, int]:
-        """Train for one epoch in one compiled call; returns the mean loss and the step count after it."""
-        work = self._workspace(min(batch_size, order.size))
-        p, g = self.params.flat, self._gradient.flat
-        loss, t = adam_epoch(self._layout, p, g, *moments, work, samples, order, batch_size, t, lr, *betas, eps, alpha)
-        return float(loss), int(t)
 
-    def predict(self, samples: Samples, rows: Array) -> Array:
-        """Outputs for the samples `rows`, shape (len(rows), n_outputs)."""
-        out = np.empty((rows.size, int(self._layout.units[-1])), self.params.dtype)
-        work = self._workspace(min(PREDICT_ROWS, rows.size))
-        predict_rows(self._layout, self.params.flat, samples, rows, work, out)
-        return out
+def panel_size(dtype: np.dtype[Any]) -> int:
+    """Elements of the working memory of a matrix product."""
+    return PANEL_BYTES // dtype.itemsize
 
-    def _workspace(self, rows: int) -> Array:
-        """Working memory for a block of rows: the activations of each layer and two areas of deltas."""
-        size = rows * int(self._layout.units.sum() + 2 * self._layout.units.max())
-        if self._work.size < size:
-            self._work = aligned_zeros(size, self.params.dtype)
-        return self._work
+
+def predict(params: FlatBuffer, activation: str, samples: Samples, rows: Array) -> Array:
+    """Outputs of the network for the samples `rows`, shape (len(rows), n_outputs)."""
+    layout = layout_of(params, activation)
+    out = np.empty((rows.size, int(layout.units[-1])), params.dtype)
+    work = np.empty(work_size(layout, rows.size), params.dtype)
+    predict_rows(layout, params.flat, samples, rows, work, np.empty(panel_size(params.dtype), params.dtype), out)
+    return out

@@ -1,0 +1,283 @@
+"""The engine: a whole epoch of training in one compiled call, on one thread or several, with the same bits.
+
+A batch is cut into lanes, the same for any number of threads. Each lane goes forward and backward through the network
+into its own row of gradients. Then, in one pass, the rows are summed, the L2 term joins them and the rule updates the
+parameters, part by part of the flat buffer. These are the two phases of a step; `gang.py` has how threads share them.
+"""
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadam.buffers import FlatBuffer, aligned_zeros
+from fastadam.cpu import AdamVariant, adam_loop, adam_scalars
+from fastadam.gang import (
+    Gang,
+    available_threads,
+    await_phase,
+    claim,
+    close_phase,
+    dismissed,
+    finish,
+    open_phase,
+)
+from fastadam.gemm import squared_norm
+from fastadam.jit import device, kernel
+from fastadam.network import Layout, Samples, gradient, layout_of, panel_size, total_weight, work_size
+
+Array = NDArray[Any]
+
+MAX_LANES = 4
+ROWS_PER_LANE = 100
+"""Fewer rows in a lane would cost more in summed gradients than they win in parallel."""
+
+THREADED_FLOPS = 1_000_000
+"""Floating-point operations of a step from which a second thread wins."""
+
+CHUNK = 256
+"""Elements of the flat buffer that are updated together; the penalty is summed chunk by chunk."""
+
+# Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
+LR, BETA1, BETA2, EPS, ALPHA, STEPS, START, STOP, WEIGHT, KIND, TASKS = range(11)
+GRADIENT, UPDATE = range(2)
+
+_update_weights = adam_loop(AdamVariant("coupled"))
+_update_biases = adam_loop(AdamVariant())
+
+
+class Job(NamedTuple):
+    """What the threads of a gang share: the network and its data, the state of Adam, and working memory."""
+
+    layout: Layout
+    samples: Samples
+    order: Array
+    """The samples of an epoch, in the order in which they are trained on."""
+    batch_size: int
+    p: Array
+    m: Array
+    v: Array
+    g: Array
+    """A row of gradients for each lane."""
+    work: Array
+    """A row for each thread, as is `panel`."""
+    panel: Array
+    errors: Array
+    """The sum of squared errors of each lane."""
+    norms: Array
+    """The squared norm of the weights of each chunk."""
+    settings: Array
+    """What changes between epochs and phases, see LR and the names beside it."""
+
+
+@device
+def lanes_of(rows):
+    """Into how many lanes a batch of so many rows is cut; it must not depend on the number of threads."""
+    return max(1, min(MAX_LANES, rows // ROWS_PER_LANE))
+
+
+@device
+def lane_bounds(lane, lanes, rows):
+    """The rows of one of the lanes."""
+    return lane * rows // lanes, (lane + 1) * rows // lanes
+
+
+@device
+def add_rows(g, lanes, start, stop):
+    """Sum the lanes' gradients of elements `start:stop` into those of the first lane, in the order of the lanes."""
+    for lane in range(1, lanes):
+        for i in range(start, stop):
+            g[0, i] += g[lane, i]
+
+
+@device
+def update_chunk(layout, p, g, m, v, start, stop, decay, scalars):
+    """Adam on elements `start:stop`, from the first lane's gradient; returns the squared norm of the weights before.
+
+    Weights decay towards zero, biases do not.
+    """
+    norm = 0.0
+    for k in range(layout.weights.size):
+        bias = layout.biases[k]
+        a, b = max(start, layout.weights[k]), min(stop, bias)
+        if a < b:
+            norm += squared_norm(p, a, b)
+            _update_weights(p[a:b], g[0, a:b], m[a:b], v[a:b], v[a:b], decay, scalars)
+        a, b = max(start, bias), min(stop, bias + layout.units[k + 1])
+        if a < b:
+            _update_biases(p[a:b], g[0, a:b], m[a:b], v[a:b], v[a:b], decay, scalars)
+    return norm
+
+
+@device
+def gradient_task(job, lane, thread):
+    """Put one lane of the batch through the network."""
+    start, stop, s = int(job.settings[START]), int(job.settings[STOP]), job.settings
+    a, b = lane_bounds(lane, lanes_of(stop - start), stop - start)
+    job.errors[lane] = gradient(
+        job.layout, job.p, job.samples, job.order[start + a : start + b], s[WEIGHT],
+        job.work[thread], job.panel[thread], job.g[lane],
+    )  # fmt: skip
+
+
+@device
+def update_task(job, part, parts):
+    """Update one part of the flat buffer: sum the lanes, note the norm of the weights, apply the rule."""
+    s = job.settings
+    lanes = lanes_of(int(s[STOP]) - int(s[START]))
+    scalars = adam_scalars(job.p, int(s[STEPS]), s[LR], s[BETA1], s[BETA2], s[EPS], True)
+    decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
+    chunks = job.norms.size
+    for chunk in range(part * chunks // parts, (part + 1) * chunks // parts):
+        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, job.p.size)
+        add_rows(job.g, lanes, start, stop)
+        job.norms[chunk] = update_chunk(job.layout, job.p, job.g, job.m, job.v, start, stop, decay, scalars)
+
+
+@device
+def share(job, thread, control, phase):
+    """Do what tasks of the phase this thread can claim, its own first."""
+    kind, tasks = int(job.settings[KIND]), int(job.settings[TASKS])
+    for i in range(tasks):
+        task = (thread + i) % tasks
+        if claim(control, task, phase):
+            if kind == GRADIENT:
+                gradient_task(job, task, thread)
+            else:
+                update_task(job, task, tasks)
+            finish(control)
+
+
+@device
+def lead(job, kind, tasks, control):
+    """Run a phase as the leader."""
+    job.settings[KIND], job.settings[TASKS] = kind, tasks
+    phase = open_phase(control)
+    share(job, 0, control, phase)
+    close_phase(control, tasks)
+
+
+@kernel
+def lead_epoch(job, threads, control):
+    """Run an epoch as the leader; returns the mean loss, each batch weighted by its rows.
+
+    A batch whose weights are all zero is passed over.
+    """
+    total, counted, settings = 0.0, 0, job.settings
+    for start in range(0, job.order.size, job.batch_size):
+        stop = min(start + job.batch_size, job.order.size)
+        weight = total_weight(job.samples, job.order[start:stop])
+        if weight != 0:
+            settings[STEPS] += 1
+            settings[START], settings[STOP], settings[WEIGHT] = start, stop, weight
+            lanes = lanes_of(stop - start)
+            lead(job, GRADIENT, lanes, control)
+            lead(job, UPDATE, threads, control)
+            errors, norm = np.sum(job.errors[:lanes]), np.sum(job.norms)
+            loss = 0.5 * (errors / job.layout.units[-1] + settings[ALPHA] * norm) / weight
+            total += loss * (stop - start)
+            counted += stop - start
+    return total / counted if counted else 0.0
+
+
+@kernel
+def follow(job, thread, control, seen):
+    """Share the phases that the leader opens; returns the last one seen, after a while without another."""
+    while True:
+        phase = await_phase(control, seen)
+        if phase == seen or dismissed(control):
+            return seen
+        share(job, thread, control, phase)
+        seen = phase
+
+
+class Engine(AbstractContextManager["Engine"]):
+    """Trains a network on given samples; use it as a context manager, which its threads live in.
+
+    Parameters
+    ----------
+    params : FlatBuffer
+        Parameters with the layout of `network.shapes_of`, updated in place.
+    moments : (ndarray, ndarray)
+        Adam's flat state, updated in place.
+    activation : {"identity", "logistic", "tanh", "relu"}
+        Of the hidden layers.
+    samples : Samples
+        The data.
+    n_rows : int
+        Samples of an epoch.
+    batch_size : int
+        Samples of a step.
+    n_threads : int or None
+        Number of threads; None chooses by the work in a step and the cores that are free.
+    """
+
+    def __init__(
+        self,
+        params: FlatBuffer,
+        moments: tuple[Array, Array],
+        activation: str,
+        samples: Samples,
+        n_rows: int,
+        batch_size: int,
+        n_threads: int | None = None,
+    ) -> None:
+        layout = layout_of(params, activation)
+        lanes = int(lanes_of(batch_size))
+        wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
+        self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
+        self._order = np.empty(n_rows, np.int64)
+        self._settings = np.zeros(TASKS + 1)
+        threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
+        rows = -(-batch_size // lanes)
+        self._job = Job(
+            layout,
+            samples,
+            self._order,
+            batch_size,
+            params.flat,
+            *moments,
+            g=_aligned_rows(lanes, size, dtype),
+            work=_aligned_rows(threads, work_size(layout, rows), dtype),
+            panel=_aligned_rows(threads, panel_size(dtype), dtype),
+            errors=np.zeros(lanes),
+            norms=np.zeros(-(-size // CHUNK)),
+            settings=self._settings,
+        )
+
+    def __enter__(self) -> Self:
+        self._gang.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._gang.__exit__(kind, error, traceback)
+
+    def epoch(
+        self, order: Array, t: int, *, lr: float, betas: tuple[float, float], eps: float, alpha: float
+    ) -> tuple[float, int]:
+        """Train on the samples in this order; returns the mean loss, and the step count that was `t` before."""
+        self._order[:] = order
+        self._settings[: STEPS + 1] = lr, *betas, eps, alpha, t
+        self._gang.wake()
+        loss = lead_epoch(self._job, self._gang.threads, self._gang.control)
+        return float(loss), int(self._settings[STEPS])
+
+    def _follow(self, thread: int, control: Array, seen: int) -> int:
+        return int(follow(self._job, thread, control, seen))
+
+
+def worthwhile_threads(layout: Layout, batch_size: int) -> int:
+    """How many threads the work of a step is worth."""
+    units = layout.units
+    flops = 6 * batch_size * int((units[:-1] * units[1:]).sum())
+    return available_threads() if flops >= THREADED_FLOPS else 1
+
+
+def _aligned_rows(rows: int, columns: int, dtype: np.dtype[Any]) -> Array:
+    """A matrix whose rows each begin on a cache line of their own."""
+    width = -(-columns * dtype.itemsize // 64) * 64 // dtype.itemsize
+    return aligned_zeros(rows * width, dtype).reshape(rows, width)
