@@ -1,16 +1,25 @@
 """scikit-learn's callbacks around the epochs of a fit."""
 
+from collections.abc import Callable
 from typing import Any
 
 
 class EpochCallbacks:
     """Runs the callbacks that were set on an estimator: the fit is a task, and each epoch one of its subtasks.
 
-    Does nothing, at no cost, where none were set.
+    Does nothing, at no cost, where none were set. `fitted_copy` is called for a callback that wants a fitted estimator:
+    it returns the attributes to give to a copy of `estimator`, which further epochs must not change.
     """
 
-    def __init__(self, estimator: Any, data: tuple[Any, Any], sample_weight: Any, epochs: int) -> None:
-        self._estimator = estimator
+    def __init__(
+        self,
+        estimator: Any,
+        data: tuple[Any, Any],
+        sample_weight: Any,
+        epochs: int,
+        fitted_copy: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._fitted_copy = fitted_copy
         self._task: dict[str, Any] = {"estimator": estimator, "X": data[0], "y": data[1]}
         if sample_weight is not None:
             self._task["metadata"] = {"sample_weight": sample_weight}
@@ -35,8 +44,3 @@ class EpochCallbacks:
 
     def _end(self, context: Any) -> bool:
         return bool(context.call_on_fit_task_end(**self._task, reconstruction_attributes=self._fitted_copy))
-
-    def _fitted_copy(self) -> dict[str, Any]:
-        """Give a callback that asks for it a model that further epochs do not change."""
-        attributes: dict[str, Any] = self._estimator._copy_of_fitted_network()
-        return attributes

@@ -4,11 +4,13 @@ Validation, fitted attributes, messages and warnings are scikit-learn's; the epo
 by `network.py`.
 """
 
+import copy
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -27,7 +29,7 @@ from fastadam._callbacks import EpochCallbacks
 from fastadam._model import TrainedNetwork
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
-from fastadam.network import as_samples, predict, shapes_of
+from fastadam.network import ACTIVATIONS, as_samples, layout_of, predict, samples_of_dense, shapes_of
 from fastadam.optimizers import Adam
 from fastadam.trainer import Outcome, Plan, Progress, train
 
@@ -161,7 +163,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         batch_size = self._checked_batch_size(progress.order.size)
         moments = optimizer.moments["m"], optimizer.moments["v"]
         epochs = 1 if incremental else self.max_iter
-        callbacks = EpochCallbacks(self, given, sample_weight, epochs)
+
+        def fitted_copy() -> dict[str, Any]:
+            self._keep_for_later(progress, validation, random_state)
+            return self._copy_of_fit()
+
+        callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
         with Engine(params, moments, self.activation, samples, progress.order.size, batch_size) as engine:
             model = TrainedNetwork(params, self.activation, samples, optimizer, engine, self.alpha)
             if validation is not None:
@@ -170,8 +177,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 model.hold_out(validation, self._validation_scorer(y[validation], weight), best)
             outcome = self._train(model, progress, random_state, callbacks, epochs)
         self._keep_for_later(progress, validation, random_state)
-        if not incremental:
-            self._report(outcome)
+        self._report(outcome, incremental)
         return self
 
     def _train(
@@ -217,8 +223,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self.n_outputs_ = self.intercepts_[-1].size
         self.out_activation_ = "identity"
 
-    def _copy_of_fitted_network(self) -> dict[str, Any]:
-        return _views_of(self._params.copy())
+    def _copy_of_fit(self) -> dict[str, Any]:
+        """Copies of all that further epochs change in place: with them, a copy of the estimator is independent."""
+        names = ["_params", "_optimizer", "_progress", "_random_state", "random_state"]
+        names += ["loss_curve_", "validation_scores_"]
+        copies: dict[str, Any] = copy.deepcopy({name: getattr(self, name) for name in names})
+        return copies | _views_of(copies["_params"])
 
     # --- what fitting starts from ---------------------------------------------------------------------------------
 
@@ -242,6 +252,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         progress = self._progress.copy()
         if (progress.scores is None) == self.early_stopping:  # early stopping was switched on or off since
             progress.scores = [] if self.early_stopping else None
+            progress.best_score = -np.inf
             progress.epochs_without_improvement = 0
         return optimizer, progress
 
@@ -251,10 +262,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         shown = (*self.coefs_, *self.intercepts_)
         if len(shown) == len(self._views) and all(a is b for a, b in zip(shown, self._views, strict=True)):
             return params
-        arrays: dict[str, Array] = {}
-        for k, (weight, bias) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
-            arrays |= {f"W{k}": weight, f"b{k}": bias}
-        return FlatBuffer.from_arrays(arrays, params.dtype)
+        shapes = shapes_of([self.n_features_in_, *map(np.size, self.intercepts_)])
+        arrays = [array for layer in zip_longest(self.coefs_, self.intercepts_) for array in layer]
+        given = [np.shape(array) for array in arrays]
+        if given != list(shapes.values()):  # the kernels would read and write beyond them
+            raise ValueError(
+                f"coefs_ and intercepts_ must have, layer by layer, the shapes {list(shapes.values())} of a network "
+                f"with {self.n_features_in_} features, got {given}"
+            )
+        return FlatBuffer.from_arrays(dict(zip(shapes, arrays, strict=True)), params.dtype)
 
     def _random_stream(self, continuing: bool) -> np.random.RandomState:
         """Continue the stream of an integer seed where the last call left it; else scikit-learn's own rule."""
@@ -319,7 +335,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return sizes
 
     def _check_same_layers(self, units: list[int]) -> None:
-        fitted = [self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)]
+        fitted = [np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_)]
         if units != fitted:
             raise ValueError(
                 f"The model was fitted with {fitted[1:-1]} hidden units and {fitted[-1]} outputs; going on with "
@@ -349,14 +365,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if progress.scores is not None:
             print(f"Validation score: {progress.scores[-1]:f}")
 
-    def _report(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome, incremental: bool) -> None:
         if outcome is Outcome.CONVERGED and self.verbose:
             what = "Validation score" if self.early_stopping else "Training loss"
             print(
                 f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
                 " Stopping."
             )
-        elif outcome is Outcome.MAX_ITER:
+        elif outcome is Outcome.MAX_ITER and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't"
                 " converged yet.",
@@ -370,16 +386,37 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _forward(self, X: Any) -> Array:
         """Outputs of the network, shape (n_samples, n_outputs), in the type of the parameters."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        as_given = self._needs_no_conversion(X)
+        if not as_given:
+            check_is_fitted(self)
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         params = self._current_params()
-        samples = as_samples(X, params.dtype)
-        return predict(params, self.activation, samples, np.arange(X.shape[0]))
+        layout = self._layout if params is self._params else layout_of(params, self.activation)
+        layout = layout._replace(activation=ACTIVATIONS[self.activation])  # it may have been set after the fit
+        samples = samples_of_dense(X) if as_given else as_samples(X, params.dtype)
+        return predict(layout, params.flat, samples, np.arange(X.shape[0]))
+
+    def _needs_no_conversion(self, X: Any) -> bool:
+        """Whether X would pass scikit-learn's validation unchanged, which for one row takes longer than predicting."""
+        fitted = self.__dict__
+        return (
+            type(X) is np.ndarray
+            and "_params" in fitted
+            and "feature_names_in_" not in fitted
+            and X.dtype == fitted["_params"].dtype
+            and X.ndim == 2
+            and X.shape[1] == fitted["n_features_in_"]
+            and X.shape[0] > 0
+            and X.flags.c_contiguous
+            and X.flags.writeable
+            and _all_finite(X)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         if "_params" in state and self._current_params() is self._params:
-            state = {key: value for key, value in state.items() if key not in ("coefs_", "intercepts_", "_views")}
+            derived = ("coefs_", "intercepts_", "_views", "_layout")
+            state = {key: value for key, value in state.items() if key not in derived}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -393,8 +430,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return tags
 
 
+def _all_finite(X: Array) -> bool:
+    """Whether the sum of X is finite; if it is not, X may still be, and takes the longer way."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(X.sum())
+
+
 def _views_of(params: FlatBuffer) -> dict[str, Any]:
     """The attributes that show the parameters: `coefs_` and `intercepts_` are views of the one buffer."""
     coefs = [params[name] for name in params if name.startswith("W")]
     intercepts = [params[name] for name in params if name.startswith("b")]
-    return {"_params": params, "coefs_": coefs, "intercepts_": intercepts, "_views": (*coefs, *intercepts)}
+    views, layout = (*coefs, *intercepts), layout_of(params, "identity")
+    return {"_params": params, "coefs_": coefs, "intercepts_": intercepts, "_views": views, "_layout": layout}

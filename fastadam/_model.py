@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
-from fastadam.network import Samples, predict
+from fastadam.network import Samples, layout_of, predict
 from fastadam.optimizers import Adam
 
 Array = NDArray[Any]
@@ -23,7 +23,7 @@ class TrainedNetwork:
         self.params = params
         """The parameters after the last epoch."""
         self.best: FlatBuffer | None = None
-        self._activation = activation
+        self._layout = layout_of(params, activation)
         self._samples = samples
         self._optimizer = optimizer
         self._engine = engine
@@ -46,7 +46,7 @@ class TrainedNetwork:
     def validation_score(self) -> float:
         """Score the held-out samples; NaN where a prediction is not finite, as scikit-learn has it."""
         assert self._score is not None
-        predicted = predict(self.params, self._activation, self._samples, self._validation)
+        predicted = predict(self._layout, self.params.flat, self._samples, self._validation)
         return self._score(predicted) if np.isfinite(predicted).all() else np.nan
 
     def keep_as_best(self) -> None:

@@ -3,7 +3,6 @@
 import ctypes
 import math
 import operator
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -31,12 +30,13 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
     return memory[start : start + size * dtype.itemsize].view(dtype)
 
 
-def array_in_memory(address: int, size: int, dtype: DTypeLike) -> NDArray[Any]:
-    """The `size` elements at `address` as a flat writeable array, which does not keep that memory alive."""
+def array_in_memory(address: int, size: int, dtype: DTypeLike, owner: object = None) -> NDArray[Any]:
+    """The `size` elements at `address` as a flat writeable array; it and every view of it keep `owner` alive."""
     dtype = np.dtype(dtype)
     if size == 0:
         return np.empty(0, dtype)
     memory = (ctypes.c_byte * (size * dtype.itemsize)).from_address(address)
+    memory.owner = owner  # type: ignore[attr-defined]
     return np.frombuffer(memoryview(memory), dtype)
 
 
@@ -47,13 +47,7 @@ def writeable_view(array: NDArray[Any]) -> NDArray[Any]:
     """
     if array.flags.writeable:
         return array
-    view = array_in_memory(array.ctypes.data, array.size, array.dtype).reshape(array.shape)
-    weakref.finalize(view, _release, array)
-    return view
-
-
-def _release(array: NDArray[Any]) -> None:
-    """Let go of `array`, which a finalizer had kept alive."""
+    return array_in_memory(array.ctypes.data, array.size, array.dtype, owner=array).reshape(array.shape)
 
 
 class FlatBuffer(Mapping[str, NDArray[Any]]):

@@ -58,14 +58,18 @@ def adam_scalars(like, t, lr, beta1, beta2, eps, epsilon_hat):
 
 @functools.cache
 def adam_loop(variant: AdamVariant) -> Callable[..., None]:
-    """The loop over flat arrays of one length; `v_max` is read by AMSGrad alone."""
+    """The loop over elements `start:stop` of the state; `v_max` is read by AMSGrad alone.
+
+    Element i of the state belongs to element `i - shift` of `p` and `g`.
+    """
     coupled, decoupled = variant.decay == "coupled", variant.decay == "decoupled"
     use_amsgrad, maximize = variant.amsgrad, variant.maximize
 
     @device
-    def loop(p, g, m, v, v_max, decay, scalars):
-        for i in range(p.size):
-            pi, gi = p[i], g[i]
+    def loop(p, g, m, v, v_max, start, stop, shift, decay, scalars):
+        for i in range(np.uint64(start), np.uint64(stop)):  # a signed index might count from the end: no vectors then
+            k = i - np.uint64(shift)
+            pi, gi = p[k], g[k]
             if maximize:
                 gi = -gi
             if coupled:
@@ -73,9 +77,9 @@ def adam_loop(variant: AdamVariant) -> Callable[..., None]:
             if decoupled:
                 pi = _decoupled_decay(pi, decay)
             if use_amsgrad:
-                p[i], m[i], v[i], v_max[i] = _amsgrad(pi, gi, m[i], v[i], v_max[i], *scalars)
+                p[k], m[i], v[i], v_max[i] = _amsgrad(pi, gi, m[i], v[i], v_max[i], *scalars)
             else:
-                p[i], m[i], v[i] = _adam(pi, gi, m[i], v[i], *scalars)
+                p[k], m[i], v[i] = _adam(pi, gi, m[i], v[i], *scalars)
 
     return loop
 
@@ -88,7 +92,6 @@ def adam_blocks(variant: AdamVariant) -> Callable[..., None]:
     `offsets[k]:offsets[k + 1]` of the concatenation, which is also where its state stands in `m`, `v` and `v_max`.
     """
     loop = adam_loop(variant)
-    use_amsgrad = variant.amsgrad
 
     @device
     def blocks(p_at, g_at, offsets, m, v, v_max, start, stop, decay, scalars):
@@ -96,11 +99,9 @@ def adam_blocks(variant: AdamVariant) -> Callable[..., None]:
         while start < stop:
             end = min(offsets[k + 1], stop)
             if start < end:
-                inside, size = start - offsets[k], end - start
-                p = array_at(p_at[k] + inside * m.itemsize, size, m)
-                g = array_at(g_at[k] + inside * m.itemsize, size, m)
-                v_max_part = v_max[start:end] if use_amsgrad else v_max
-                loop(p, g, m[start:end], v[start:end], v_max_part, decay, scalars)
+                size = offsets[k + 1] - offsets[k]
+                p, g = array_at(p_at[k], size, m), array_at(g_at[k], size, m)
+                loop(p, g, m, v, v_max, start, end, offsets[k], decay, scalars)
             start = end
             k += 1
 

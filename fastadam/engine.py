@@ -88,27 +88,31 @@ def lane_bounds(lane, lanes, rows):
 def add_rows(g, lanes, start, stop):
     """Sum the lanes' gradients of elements `start:stop` into those of the first lane, in the order of the lanes."""
     for lane in range(1, lanes):
-        for i in range(start, stop):
+        for i in range(np.uint64(start), np.uint64(stop)):
             g[0, i] += g[lane, i]
 
 
 @device
-def update_chunk(layout, p, g, m, v, start, stop, decay, scalars):
-    """Adam on elements `start:stop`, from the first lane's gradient; returns the squared norm of the weights before.
+def update(layout, p, g, m, v, lanes, norms, chunks, decay, scalars):
+    """Update the given chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
 
     Weights decay towards zero, biases do not.
     """
-    norm = 0.0
-    for k in range(layout.weights.size):
-        bias = layout.biases[k]
-        a, b = max(start, layout.weights[k]), min(stop, bias)
-        if a < b:
-            norm += squared_norm(p, a, b)
-            _update_weights(p[a:b], g[0, a:b], m[a:b], v[a:b], v[a:b], decay, scalars)
-        a, b = max(start, bias), min(stop, bias + layout.units[k + 1])
-        if a < b:
-            _update_biases(p[a:b], g[0, a:b], m[a:b], v[a:b], v[a:b], decay, scalars)
-    return norm
+    layers, summed = layout.weights.size, g[0]
+    for chunk in range(chunks[0], chunks[1]):
+        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
+        add_rows(g, lanes, start, stop)
+        norms[chunk] = 0
+        for k in range(layers):
+            weights, biases = layout.weights[k], layout.biases[k]
+            end = layout.weights[k + 1] if k + 1 < layers else p.size
+            a, b = max(start, weights), min(stop, biases)
+            if a < b:
+                norms[chunk] += squared_norm(p, a, b)
+                _update_weights(p, summed, m, v, v, a, b, 0, decay, scalars)
+            a, b = max(start, biases), min(stop, end)
+            if a < b:
+                _update_biases(p, summed, m, v, v, a, b, 0, decay, scalars)
 
 
 @device
@@ -124,16 +128,13 @@ def gradient_task(job, lane, thread):
 
 @device
 def update_task(job, part, parts):
-    """Update one part of the flat buffer: sum the lanes, note the norm of the weights, apply the rule."""
-    s = job.settings
+    """Update one part of the flat buffer."""
+    s, size = job.settings, job.norms.size
     lanes = lanes_of(int(s[STOP]) - int(s[START]))
     scalars = adam_scalars(job.p, int(s[STEPS]), s[LR], s[BETA1], s[BETA2], s[EPS], True)
     decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
-    chunks = job.norms.size
-    for chunk in range(part * chunks // parts, (part + 1) * chunks // parts):
-        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, job.p.size)
-        add_rows(job.g, lanes, start, stop)
-        job.norms[chunk] = update_chunk(job.layout, job.p, job.g, job.m, job.v, start, stop, decay, scalars)
+    chunks = part * size // parts, (part + 1) * size // parts
+    update(job.layout, job.p, job.g, job.m, job.v, lanes, job.norms, chunks, decay, scalars)
 
 
 @device
@@ -231,7 +232,6 @@ class Engine(AbstractContextManager["Engine"]):
         self._order = np.empty(n_rows, np.int64)
         self._settings = np.zeros(TASKS + 1)
         threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
-        rows = -(-batch_size // lanes)
         self._job = Job(
             layout,
             samples,
@@ -240,7 +240,7 @@ class Engine(AbstractContextManager["Engine"]):
             params.flat,
             *moments,
             g=_aligned_rows(lanes, size, dtype),
-            work=_aligned_rows(threads, work_size(layout, rows), dtype),
+            work=_aligned_rows(threads, work_size(layout, batch_size), dtype),
             panel=_aligned_rows(threads, panel_size(dtype), dtype),
             errors=np.zeros(lanes),
             norms=np.zeros(-(-size // CHUNK)),

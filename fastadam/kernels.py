@@ -38,7 +38,7 @@ _loop = adam_loop(AdamVariant())
 
 @device
 def _serial(p, g, m, v, scalars):
-    _loop(p, g, m, v, v, p.dtype.type(0), scalars)
+    _loop(p, g, m, v, v, 0, p.size, 0, p.dtype.type(0), scalars)
 
 
 @kernel(parallel=True)
@@ -46,7 +46,7 @@ def _parallel(p, g, m, v, scalars):
     zero = p.dtype.type(0)
     for block in prange((p.size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, p.size)
-        _loop(p[start:stop], g[start:stop], m[start:stop], v[start:stop], v[start:stop], zero, scalars)
+        _loop(p, g, m, v, v, start, stop, 0, zero, scalars)
 
 
 def _check_types(p, g, m, v):

@@ -217,6 +217,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             reset=reset,
         )
         y = check_array(y, dtype="numeric", ensure_2d=False, input_name="y")  # refuses strings
+        if y.dtype.kind in "mM":  # dates and durations pass as numeric
+            raise ValueError(f"y must be numbers, got {y.dtype}")
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:

@@ -5,6 +5,7 @@ products are in `gemm.py`; the epoch that calls `gradient` is in `engine.py`. At
 parameters and data are laid out for the compiled functions, and prediction.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -38,6 +39,8 @@ class Layout(NamedTuple):
     """Offset of each bias in the flat parameters: n_layers - 1."""
     activation: int
     """Code of the hidden activation; the output has none."""
+    work: int
+    """Elements of working memory for a row: the activations of each layer and two areas of deltas."""
 
 
 class Samples(NamedTuple):
@@ -58,17 +61,18 @@ class Samples(NamedTuple):
 @device
 def add_bias_and_activate(Z, b, activation):
     """Z ← f(Z + b), in one pass."""
+    zero, one = Z.dtype.type(0), Z.dtype.type(1)  # a plain 0 or 1 would make float32 arithmetic float64
     for i in range(Z.shape[0]):
         if activation == RELU:
             for j in range(Z.shape[1]):
                 z = Z[i, j] + b[j]
-                Z[i, j] = 0 if z <= 0 else z  # written so that NaN stays NaN
+                Z[i, j] = zero if z <= zero else z  # written so that NaN stays NaN
         elif activation == TANH:
             for j in range(Z.shape[1]):
                 Z[i, j] = math.tanh(Z[i, j] + b[j])
         elif activation == LOGISTIC:
             for j in range(Z.shape[1]):
-                Z[i, j] = 1 / (1 + math.exp(-(Z[i, j] + b[j])))
+                Z[i, j] = one / (one + math.exp(-(Z[i, j] + b[j])))
         else:
             for j in range(Z.shape[1]):
                 Z[i, j] += b[j]
@@ -77,16 +81,18 @@ def add_bias_and_activate(Z, b, activation):
 @device
 def multiply_by_derivative(D, A, activation):
     """D ← D · f'(z), from the activations A = f(z)."""
+    zero, one = D.dtype.type(0), D.dtype.type(1)  # and what is read is read always: a load in a branch is no vector
     for i in range(D.shape[0]):
         if activation == RELU:
             for j in range(D.shape[1]):
-                D[i, j] = 0 if A[i, j] == 0 else D[i, j]
+                d, a = D[i, j], A[i, j]
+                D[i, j] = zero if a == zero else d
         elif activation == TANH:
             for j in range(D.shape[1]):
-                D[i, j] *= 1 - A[i, j] * A[i, j]
+                D[i, j] *= one - A[i, j] * A[i, j]
         elif activation == LOGISTIC:
             for j in range(D.shape[1]):
-                D[i, j] *= A[i, j] * (1 - A[i, j])
+                D[i, j] *= A[i, j] * (one - A[i, j])
 
 
 @device
@@ -259,17 +265,30 @@ def shapes_of(units: Sequence[int]) -> dict[str, tuple[int, ...]]:
 
 def as_samples(X: Any, dtype: Any, y: Array | None = None, weight: Array | None = None) -> Samples:
     """Bring validated data into the form that the kernels read, without a copy where it has that form already."""
-    dense = np.empty((0, X.shape[1]), dtype)
-    data, indices, indptr = np.empty(0, dtype), np.empty(0, np.int32), np.empty(0, np.int32)
+    arrays = _no_samples(np.dtype(dtype))._asdict()
     if sparse.issparse(X):
         X = X.tocsr()
         index_type = np.result_type(X.indices, X.indptr)
-        data, indices, indptr = X.data.astype(dtype), X.indices.astype(index_type), X.indptr.astype(index_type)
+        arrays |= {"data": X.data.astype(dtype, copy=False), "indices": X.indices, "indptr": X.indptr}
+        arrays |= {name: arrays[name].astype(index_type, copy=False) for name in ("indices", "indptr")}
     else:
-        dense = np.ascontiguousarray(X, dtype)
-    y = np.empty((0, 1), dtype) if y is None else np.ascontiguousarray(y, dtype)
-    weight = np.empty(0, dtype) if weight is None else np.ascontiguousarray(weight, dtype)
-    return Samples(*(writeable_view(array) for array in (dense, data, indices, indptr, y, weight)))
+        arrays["X"] = np.ascontiguousarray(X, dtype)
+    if y is not None:
+        arrays["y"] = np.ascontiguousarray(y, dtype)
+    if weight is not None:
+        arrays["weight"] = np.ascontiguousarray(weight, dtype)
+    return Samples(**{name: writeable_view(array) for name, array in arrays.items()})
+
+
+@functools.cache
+def _no_samples(dtype: np.dtype[Any]) -> Samples:
+    none, no_index = np.empty(0, dtype), np.empty(0, np.int32)
+    return Samples(np.empty((0, 1), dtype), none, no_index, no_index, np.empty((0, 1), dtype), none)
+
+
+def samples_of_dense(X: Array) -> Samples:
+    """Wrap a matrix that is C-contiguous, writeable and of the network's type already."""
+    return Samples(X, *_no_samples(X.dtype)[1:])
 
 
 def layout_of(params: FlatBuffer, activation: str) -> Layout:
@@ -281,12 +300,13 @@ def layout_of(params: FlatBuffer, activation: str) -> Layout:
         weights=np.array([params.offsets[f"W{k}"] for k in layers], np.int64),
         biases=np.array([params.offsets[f"b{k}"] for k in layers], np.int64),
         activation=ACTIVATIONS[activation],
+        work=sum(units) + 2 * max(units),
     )
 
 
 def work_size(layout: Layout, rows: int) -> int:
-    """Elements of working memory for up to `rows` rows: the activations of each layer and two areas of deltas."""
-    return min(rows, BLOCK_ROWS) * int(layout.units.sum() + 2 * layout.units.max())
+    """Elements of working memory for so many rows, which go through the network in blocks."""
+    return min(rows, BLOCK_ROWS) * layout.work
 
 
 def panel_size(dtype: np.dtype[Any]) -> int:
@@ -294,10 +314,9 @@ def panel_size(dtype: np.dtype[Any]) -> int:
     return PANEL_BYTES // dtype.itemsize
 
 
-def predict(params: FlatBuffer, activation: str, samples: Samples, rows: Array) -> Array:
-    """Outputs of the network for the samples `rows`, shape (len(rows), n_outputs)."""
-    layout = layout_of(params, activation)
-    out = np.empty((rows.size, int(layout.units[-1])), params.dtype)
-    work = np.empty(work_size(layout, rows.size), params.dtype)
-    predict_rows(layout, params.flat, samples, rows, work, np.empty(panel_size(params.dtype), params.dtype), out)
+def predict(layout: Layout, p: Array, samples: Samples, rows: Array) -> Array:
+    """Outputs of the network with the flat parameters `p` for the samples `rows`, shape (len(rows), n_outputs)."""
+    out = np.empty((rows.size, layout.units[-1]), p.dtype)
+    work = np.empty(work_size(layout, rows.size), p.dtype)
+    predict_rows(layout, p, samples, rows, work, np.empty(panel_size(p.dtype), p.dtype), out)
     return out

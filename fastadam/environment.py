@@ -1,0 +1,113 @@
+"""What fastadam runs on, and compiling everything ahead: `python -m fastadam info` and `python -m fastadam warmup`."""
+
+import itertools
+import platform
+import time
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from fastadam import kernels
+from fastadam._cache import cache_directory
+from fastadam._threads import may_launch_parallel
+from fastadam.cpu import AdamVariant, adam_step_kernel
+from fastadam.gang import available_threads
+from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
+from fastadam.mlp import MLPRegressor
+
+_PACKAGES = ("fastadam", "numpy", "scipy", "numba", "llvmlite", "scikit-learn", "threadpoolctl")
+
+
+def info() -> dict[str, str]:
+    """Describe the versions, threads, BLAS, CPU, cache and GPU that fastadam finds.
+
+    Returns
+    -------
+    dict of str to str
+        One line for each; `python -m fastadam info` prints them.
+
+    Examples
+    --------
+    >>> from fastadam.environment import info
+    >>> "numba" in info()
+    True
+    """
+    described = {name: _version(name) for name in _PACKAGES}
+    described["python"] = platform.python_version()
+    described["CPU"] = f"{llvm.get_host_cpu_name()}, vectors of {VECTOR_BYTES} bytes, tiles of {TILE_ROWS} rows"
+    described["threads"] = f"{available_threads()} available"
+    described["parallel kernels"] = _parallel_kernels()
+    described["BLAS"] = _blas()
+    described["kernel cache"] = str(cache_directory() or "none: no folder can be written")
+    described["GPU"] = "not used: this version has CPU kernels only"
+    return described
+
+
+def warmup() -> float:
+    """Compile every kernel for float32 and float64 ahead of its first use, and leave it in the disk cache.
+
+    Returns
+    -------
+    float
+        Seconds that it took; a second call, also in another process, finds everything compiled.
+
+    Examples
+    --------
+    >>> from fastadam import warmup
+    >>> seconds = warmup()  # doctest: +SKIP
+    """
+    start = time.perf_counter()
+    for dtype in (np.float32, np.float64):
+        _train_a_little(dtype)
+        _step_a_little(dtype)
+    return time.perf_counter() - start
+
+
+def _train_a_little(dtype: type[np.floating]) -> None:
+    X = np.linspace(-1, 1, 400, dtype=dtype).reshape(100, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=1, random_state=0).fit(X, X[:, 0])
+    model.predict(X)
+    model.predict(X[:1])
+
+
+def _step_a_little(dtype: type[np.floating]) -> None:
+    p = np.ones(1, dtype)
+    at, offsets = np.array([p.ctypes.data]), np.array([0, 1])
+    modes = (False, True) if may_launch_parallel() else (False,)
+    flags = itertools.product(("none", "coupled", "decoupled"), (False, True), (False, True), modes)
+    for decay, amsgrad, maximize, parallel in flags:
+        step = adam_step_kernel(AdamVariant(decay, amsgrad, maximize), parallel)
+        step(at, at, offsets, p.copy(), p.copy(), p.copy(), 1, 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
+    for kernel in (
+        kernels.adam_step,
+        kernels.adam_step_serial,
+        *([kernels.adam_step_parallel] if True in modes else []),
+    ):
+        kernel(p, p.copy(), p.copy(), p.copy(), 1, 1e-3, 0.9, 0.999, 1e-8)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _parallel_kernels() -> str:
+    if not may_launch_parallel():
+        return "serial only"
+    return f"Numba's {numba.threading_layer()} layer, {numba.get_num_threads()} threads"
+
+
+def _blas() -> str:
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    names = [
+        f"{library['internal_api']} {library['version']} ({library['num_threads']} threads)" for library in libraries
+    ]
+    return ", ".join(names) + " - not used in training" if names else "none loaded"

@@ -1,0 +1,157 @@
+import naive
+import numba
+import numpy as np
+import pytest
+from naive import assert_same_bits
+from numba.core.errors import NumbaError
+
+from fastadam import Adam, kernels
+from fastadam.cpu import PARALLEL_BYTES
+from fastadam.jit import JIT_DISABLED
+from fastadam.kernels import adam_step, adam_step_parallel, adam_step_serial
+
+FLOATS = [np.float32, np.float64]
+KERNELS = [getattr(kernels, name) for name in kernels.__all__]
+HYPER = (0.01, 0.9, 0.999, 1e-8)
+each_kernel = pytest.mark.parametrize("step", KERNELS, ids=kernels.__all__)
+
+
+@numba.njit
+def minimise(p, g, m, v, target, steps):
+    for t in range(1, steps + 1):
+        for i in range(p.size):
+            g[i] = p[i] - target[i]
+        adam_step(p, g, m, v, t, 0.01, 0.9, 0.999, 1e-8)
+
+
+@numba.njit(parallel=True, fastmath=True)
+def train_each_row(p, g, m, v, steps):
+    for k in numba.prange(p.shape[0]):
+        for t in range(1, steps + 1):
+            adam_step_serial(p[k], g[k], m[k], v[k], t, 0.01, 0.9, 0.999, 1e-8)
+
+
+def arguments(n, dtype=np.float64):
+    """Parameters, gradient and moments for one step."""
+    p, g = naive.start(n, dtype), naive.gradients(n, dtype)[0].copy()
+    return [p, g, np.zeros_like(p), np.zeros_like(p)]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("large", [False, True], ids=["serial", "parallel"])
+@pytest.mark.skipif(JIT_DISABLED, reason="a thousand steps of every element")
+def test_a_compiled_loop_of_a_thousand_steps_gives_the_bits_of_the_optimizer(dtype, large, threads):
+    n = PARALLEL_BYTES // np.dtype(dtype).itemsize + 5 if large else 1003
+    start, target = naive.start(n, dtype), np.zeros(n, dtype)
+    p, g, m, v = (start.copy(), *np.zeros((3, n), dtype))
+    minimise(p, g, m, v, target, 1000)
+    q = start.copy()
+    optimizer = Adam(q, lr=0.01)
+    for _ in range(1000):
+        optimizer.step(q - target)
+    assert_same_bits(p, q)
+    assert_same_bits(m, optimizer.state_dict()["m"])
+    assert_same_bits(v, optimizer.state_dict()["v"])
+
+
+@each_kernel
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_from_python_each_kernel_gives_the_naive_bits(step, dtype, threads):
+    for n in (0, 1, 9001):
+        p, g, m, v = arguments(n, dtype)
+        reference = naive.Adam(p, *HYPER[:1])
+        for t in (1, 2, 3):
+            reference.step(g)
+            assert step(p, g, m, v, t, *HYPER) is None
+        for actual, expected in ((p, reference.p), (m, reference.m), (v, reference.v)):
+            assert_same_bits(actual, expected)
+        assert_same_bits(g, arguments(n, dtype)[1])
+
+
+def test_the_serial_kernel_works_inside_a_prange_with_other_flags():
+    p, g, m, v = (np.tile(array, (6, 1)) for array in arguments(50, np.float32))
+    g *= np.arange(6, dtype=np.float32)[:, None]
+    references = [naive.Adam(row, *HYPER[:1]) for row in p]
+    train_each_row(p, g, m, v, 4)
+    for row, gradient, reference in zip(p, g, references, strict=True):
+        for _ in range(4):
+            reference.step(gradient)
+        assert_same_bits(row, reference.p)
+
+
+@pytest.mark.parametrize("step", [slice(None, None, 2), slice(None, None, -1)], ids=["every other", "reversed"])
+def test_strided_arrays_are_updated_in_place_and_nothing_between_them(step):
+    whole = arguments(10_001)
+    before = [array.copy() for array in whole]
+    p, g, m, v = (array[step] for array in whole)
+    reference = naive.Adam(p, *HYPER[:1])
+    reference.step(g)
+    adam_step_parallel(p, g, m, v, 1, *HYPER)
+    assert_same_bits(p, reference.p)
+    assert_same_bits(v, reference.v)
+    between = np.ones(10_001, bool)
+    between[step] = False
+    for array, old in zip(whole, before, strict=True):
+        assert_same_bits(array[between], old[between])
+
+
+@each_kernel
+@pytest.mark.parametrize("name", "gmv")
+def test_another_size_is_a_value_error_and_changes_nothing(step, name):
+    args = arguments(5)
+    args["pgmv".index(name)] = np.zeros(4)
+    before = [array.copy() for array in args]
+    with pytest.raises(ValueError, match="same size"):
+        step(*args, 1, *HYPER)
+    for array, old in zip(args, before, strict=True):
+        assert_same_bits(array, old)
+
+
+@each_kernel
+@pytest.mark.parametrize("t", [0, -1])
+def test_steps_count_from_one(step, t):
+    p, g, m, v = arguments(5)
+    with pytest.raises(ValueError, match="t must be at least 1"):
+        step(p, g, m, v, t, *HYPER)
+    assert_same_bits(p, naive.start(5, np.float64))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("p", np.zeros(5, np.int64)), ("g", np.zeros(5, np.float32)), ("g", np.zeros((5, 1))), ("v", np.zeros(5, "c16"))],
+    ids=["integers", "float32", "2-D", "complex"],
+)
+def test_arrays_of_another_type_are_refused_before_anything_changes(name, array):
+    args = arguments(5)
+    args["pgmv".index(name)] = array
+    before = [array.copy() for array in args]
+    with pytest.raises((TypeError, NumbaError)):
+        adam_step_serial(*args, 1, *HYPER)
+    for array, old in zip(args, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("p", np.int64), ("g", np.float32)])
+def test_the_error_names_the_array_of_another_type(name, dtype):
+    args = arguments(5)
+    args["pgmv".index(name)] = np.zeros(5, dtype)
+    with pytest.raises(TypeError, match=f"{name} must"):
+        adam_step_serial(*args, 1, *HYPER)
+
+
+def test_a_read_only_parameter_is_refused_and_a_read_only_gradient_read():
+    p, g, m, v = arguments(5)
+    g.flags.writeable = False
+    adam_step_serial(p, g, m, v, 1, *HYPER)
+    reference = naive.Adam(naive.start(5, np.float64), *HYPER[:1])
+    reference.step(g)
+    assert_same_bits(p, reference.p)
+    p.flags.writeable = False
+    with pytest.raises((ValueError, NumbaError), match=r"read-?only"):
+        adam_step_serial(p, g, m, v, 2, *HYPER)
+
+
+def test_the_public_names_are_documented_functions():
+    assert kernels.__all__ == sorted(name for name in vars(kernels) if name.startswith("adam_step"))
+    for kernel in KERNELS:
+        assert kernel.__doc__
