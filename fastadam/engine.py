@@ -25,7 +25,7 @@ from fastadam.gang import (
     open_phase,
 )
 from fastadam.gemm import squared_norm
-from fastadam.jit import device, kernel
+from fastadam.jit import device, inlined, kernel
 from fastadam.network import Layout, Samples, gradient, layout_of, panel_size, total_weight, work_size
 
 Array = NDArray[Any]
@@ -72,10 +72,12 @@ class Job(NamedTuple):
     """What changes between epochs and phases, see LR and the names beside it."""
 
 
-@device
 def lanes_of(rows):
     """Into how many lanes a batch of so many rows is cut; it must not depend on the number of threads."""
     return max(1, min(MAX_LANES, rows // ROWS_PER_LANE))
+
+
+_lanes_of = device(lanes_of)
 
 
 @device
@@ -115,29 +117,29 @@ def update(layout, p, g, m, v, lanes, norms, chunks, decay, scalars):
                 _update_biases(p, summed, m, v, v, a, b, 0, decay, scalars)
 
 
-@device
+@inlined
 def gradient_task(job, lane, thread):
     """Put one lane of the batch through the network."""
     start, stop, s = int(job.settings[START]), int(job.settings[STOP]), job.settings
-    a, b = lane_bounds(lane, lanes_of(stop - start), stop - start)
+    a, b = lane_bounds(lane, _lanes_of(stop - start), stop - start)
     job.errors[lane] = gradient(
         job.layout, job.p, job.samples, job.order[start + a : start + b], s[WEIGHT],
         job.work[thread], job.panel[thread], job.g[lane],
     )  # fmt: skip
 
 
-@device
+@inlined
 def update_task(job, part, parts):
     """Update one part of the flat buffer."""
     s, size = job.settings, job.norms.size
-    lanes = lanes_of(int(s[STOP]) - int(s[START]))
+    lanes = _lanes_of(int(s[STOP]) - int(s[START]))
     scalars = adam_scalars(job.p, int(s[STEPS]), s[LR], s[BETA1], s[BETA2], s[EPS], True)
     decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
     chunks = part * size // parts, (part + 1) * size // parts
     update(job.layout, job.p, job.g, job.m, job.v, lanes, job.norms, chunks, decay, scalars)
 
 
-@device
+@inlined
 def share(job, thread, control, phase):
     """Do what tasks of the phase this thread can claim, its own first."""
     kind, tasks = int(job.settings[KIND]), int(job.settings[TASKS])
@@ -151,17 +153,8 @@ def share(job, thread, control, phase):
             finish(control)
 
 
-@device
-def lead(job, kind, tasks, control):
-    """Run a phase as the leader."""
-    job.settings[KIND], job.settings[TASKS] = kind, tasks
-    phase = open_phase(control)
-    share(job, 0, control, phase)
-    close_phase(control, tasks)
-
-
-@kernel
-def lead_epoch(job, threads, control):
+@inlined
+def lead(job, thread, threads, control):
     """Run an epoch as the leader; returns the mean loss, each batch weighted by its rows.
 
     A batch whose weights are all zero is passed over.
@@ -170,20 +163,25 @@ def lead_epoch(job, threads, control):
     for start in range(0, job.order.size, job.batch_size):
         stop = min(start + job.batch_size, job.order.size)
         weight = total_weight(job.samples, job.order[start:stop])
-        if weight != 0:
-            settings[STEPS] += 1
-            settings[START], settings[STOP], settings[WEIGHT] = start, stop, weight
-            lanes = lanes_of(stop - start)
-            lead(job, GRADIENT, lanes, control)
-            lead(job, UPDATE, threads, control)
-            errors, norm = np.sum(job.errors[:lanes]), np.sum(job.norms)
-            loss = 0.5 * (errors / job.layout.units[-1] + settings[ALPHA] * norm) / weight
-            total += loss * (stop - start)
-            counted += stop - start
+        if weight == 0:
+            continue
+        settings[STEPS] += 1
+        settings[START], settings[STOP], settings[WEIGHT] = start, stop, weight
+        lanes = _lanes_of(stop - start)
+        for kind in (GRADIENT, UPDATE):
+            tasks = lanes if kind == GRADIENT else threads
+            settings[KIND], settings[TASKS] = kind, tasks
+            phase = open_phase(control)
+            share(job, thread, control, phase)
+            close_phase(control, tasks)
+        errors, norm = np.sum(job.errors[:lanes]), np.sum(job.norms)
+        loss = 0.5 * (errors / job.layout.units[-1] + settings[ALPHA] * norm) / weight
+        total += loss * (stop - start)
+        counted += stop - start
     return total / counted if counted else 0.0
 
 
-@kernel
+@inlined
 def follow(job, thread, control, seen):
     """Share the phases that the leader opens; returns the last one seen, after a while without another."""
     while True:
@@ -192,6 +190,17 @@ def follow(job, thread, control, seen):
             return seen
         share(job, thread, control, phase)
         seen = phase
+
+
+@kernel
+def run(job, thread, threads, control, seen):
+    """What each thread of the gang calls, in one function so that its parts are compiled once.
+
+    Returns the loss, to the leader; the last phase seen, to the others.
+    """
+    if thread == 0:
+        return lead(job, thread, threads, control), seen
+    return 0.0, follow(job, thread, control, seen)
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -226,7 +235,7 @@ class Engine(AbstractContextManager["Engine"]):
         n_threads: int | None = None,
     ) -> None:
         layout = layout_of(params, activation)
-        lanes = int(lanes_of(batch_size))
+        lanes = lanes_of(batch_size)
         wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
@@ -263,11 +272,12 @@ class Engine(AbstractContextManager["Engine"]):
         self._order[:] = order
         self._settings[: STEPS + 1] = lr, *betas, eps, alpha, t
         self._gang.wake()
-        loss = lead_epoch(self._job, self._gang.threads, self._gang.control)
+        loss, _ = run(self._job, 0, self._gang.threads, self._gang.control, 0)
         return float(loss), int(self._settings[STEPS])
 
     def _follow(self, thread: int, control: Array, seen: int) -> int:
-        return int(follow(self._job, thread, control, seen))
+        _, seen = run(self._job, thread, self._gang.threads, control, seen)
+        return int(seen)
 
 
 def worthwhile_threads(layout: Layout, batch_size: int) -> int:

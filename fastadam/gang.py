@@ -27,7 +27,7 @@ from fastadam.jit import JIT_DISABLED, device
 
 # The gang's shared words, each on a cache line of its own; from _CLAIMS on, the last phase in which a task was claimed.
 _LINE = 8
-_PHASE, _DONE, _STOP, _CLAIMS = (line * _LINE for line in range(4))
+_PHASE, _DONE, _STOP, _FAILED, _CLAIMS = (line * _LINE for line in range(5))
 
 MAX_TASKS = 64
 """Tasks that a phase may have."""
@@ -151,6 +151,8 @@ def close_phase(control, tasks):
     """Called by the leader: wait until all tasks of the phase are done."""
     spins = 0
     while _load(control, _DONE) < tasks:
+        if _load(control, _FAILED) != 0:
+            raise RuntimeError("a thread of the gang failed in the middle of a task")
         _spin(spins)
         spins += 1
 
@@ -276,7 +278,11 @@ class Gang:
     def _serve(self, thread: int, bell: threading.Event) -> None:
         """Follow the leader; nap between phases that are far apart."""
         seen = 0
-        while not self.control[_STOP]:
-            bell.clear()
-            seen = self._follow(thread, self.control, seen)
-            bell.wait(_NAP_SECONDS)
+        try:
+            while not self.control[_STOP]:
+                bell.clear()
+                seen = self._follow(thread, self.control, seen)
+                bell.wait(_NAP_SECONDS)
+        except BaseException:  # the leader may be waiting for the task that this thread was at
+            self.control[_FAILED] = 1
+            raise

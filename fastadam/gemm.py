@@ -9,6 +9,7 @@ The innermost loop is a tile of `TILE_ROWS` rows by one or two vectors, held in 
 copied panel by panel into the order in which the tile reads it; for a transposed one, the copy transposes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,7 +18,7 @@ from numba.core import cgutils, config, types
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
-from fastadam.jit import JIT_DISABLED, device
+from fastadam.jit import JIT_DISABLED, device, inlined
 
 INNER = 256
 """Inner indices of a panel: a panel of two vectors then fills two thirds of a 48 KiB L1 cache."""
@@ -55,7 +56,7 @@ class _VectorCode:
     """Emits vector instructions for arrays of one element type."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, dtype: Any, vector_bytes: int = VECTOR_BYTES) -> None:
-        self.context, self.builder = context, builder
+        self.context, self.builder, self.dtype = context, builder, dtype
         self.element = context.get_value_type(dtype)
         self.bytes = dtype.bitwidth // 8
         self.lanes = vector_bytes // self.bytes
@@ -66,6 +67,23 @@ class _VectorCode:
     def data(self, array_type: Any, value: ir.Value, offset: ir.Value) -> ir.Value:
         array = self.context.make_array(array_type)(self.context, self.builder, value)
         return self.builder.gep(array.data, [offset])
+
+    def call_out_of_line(self, name: str, arguments: list[ir.Value], emit: Callable[..., None]) -> None:
+        """Call a function whose body `emit(code, *arguments)` writes, once a module.
+
+        Inlined, each tile would be compiled again wherever a product stands.
+        """
+        name = f"fastadam.{name}.{self.suffix}"
+        function = self.builder.module.globals.get(name)
+        if function is None:
+            function_type = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+            function = ir.Function(self.builder.module, function_type, name)
+            function.linkage = "linkonce_odr"
+            function.attributes.add("noinline")
+            builder = ir.IRBuilder(function.append_basic_block())
+            emit(_VectorCode(self.context, builder, self.dtype), *function.args)
+            builder.ret_void()
+        self.builder.call(function, arguments)
 
     def at(self, pointer: ir.Value, *terms: ir.Value) -> ir.Value:
         index = terms[0]
@@ -107,12 +125,38 @@ class _VectorCode:
 def _tile(rows: int, vectors: int) -> Any:
     """The product of `rows` rows of A with a panel of `vectors` vectors, added to C or in its place."""
 
+    def emit(code, a, a_row, a_inner, b, inner, c, c_row, columns, accumulate):
+        builder, i64 = code.builder, ir.IntType(64)
+        masks = [code.mask(columns, v * code.lanes) for v in range(vectors)]
+        a_rows = [builder.mul(a_row, ir.Constant(i64, r)) for r in range(rows)]
+        places = {
+            (r, v): code.at(c, builder.mul(c_row, ir.Constant(i64, r)), ir.Constant(i64, v * code.lanes))
+            for r in range(rows)
+            for v in range(vectors)
+        }
+        sums = {place: cgutils.alloca_once(builder, code.vector) for place in places}
+        with builder.if_else(accumulate) as (add, replace):
+            with add:
+                for (r, v), place in places.items():
+                    builder.store(code.masked_load(place, masks[v]), sums[r, v])
+            with replace:
+                for place in places:
+                    builder.store(ir.Constant(code.vector, None), sums[place])
+        with cgutils.for_range(builder, inner) as loop:
+            row_of_panel = builder.mul(loop.index, ir.Constant(i64, vectors * code.lanes))
+            right = [code.load(code.at(b, row_of_panel, ir.Constant(i64, v * code.lanes))) for v in range(vectors)]
+            here = builder.mul(loop.index, a_inner)
+            for r in range(rows):
+                left = _splat(builder, builder.load(code.at(a, a_rows[r], here)), code.vector)
+                for v in range(vectors):
+                    builder.store(code.fma(left, right[v], builder.load(sums[r, v])), sums[r, v])
+        for (r, v), place in places.items():
+            code.masked_store(builder.load(sums[r, v]), place, masks[v])
+
     @intrinsic
     def tile(typingctx, A, a_at, a_row, a_inner, panel, inner, C, c_at, c_row, columns, accumulate):
         integers = (types.int64,) * 3
-        given = signature(
-            types.void, A, *integers, panel, types.int64, C, types.int64, types.int64, types.int64, types.boolean
-        )
+        given = signature(types.void, A, *integers, panel, types.int64, C, *integers, types.boolean)
 
         def codegen(context, builder, sig, arguments):
             a_array, a_at, a_row, a_inner, panel, inner, c_array, c_at, c_row, columns, accumulate = arguments
@@ -120,32 +164,8 @@ def _tile(rows: int, vectors: int) -> Any:
             a = code.data(sig.args[0], a_array, a_at)
             b = code.data(sig.args[4], panel, ir.Constant(ir.IntType(64), 0))
             c = code.data(sig.args[6], c_array, c_at)
-            i64 = ir.IntType(64)
-            masks = [code.mask(columns, v * code.lanes) for v in range(vectors)]
-            a_rows = [builder.mul(a_row, ir.Constant(i64, r)) for r in range(rows)]
-            places = {
-                (r, v): code.at(c, builder.mul(c_row, ir.Constant(i64, r)), ir.Constant(i64, v * code.lanes))
-                for r in range(rows)
-                for v in range(vectors)
-            }
-            sums = {place: cgutils.alloca_once(builder, code.vector) for place in places}
-            with builder.if_else(accumulate) as (add, replace):
-                with add:
-                    for (r, v), place in places.items():
-                        builder.store(code.masked_load(place, masks[v]), sums[r, v])
-                with replace:
-                    for place in places:
-                        builder.store(ir.Constant(code.vector, None), sums[place])
-            with cgutils.for_range(builder, inner) as loop:
-                row_of_panel = builder.mul(loop.index, ir.Constant(i64, vectors * code.lanes))
-                right = [code.load(code.at(b, row_of_panel, ir.Constant(i64, v * code.lanes))) for v in range(vectors)]
-                here = builder.mul(loop.index, a_inner)
-                for r in range(rows):
-                    left = _splat(builder, builder.load(code.at(a, a_rows[r], here)), code.vector)
-                    for v in range(vectors):
-                        builder.store(code.fma(left, right[v], builder.load(sums[r, v])), sums[r, v])
-            for (r, v), place in places.items():
-                code.masked_store(builder.load(sums[r, v]), place, masks[v])
+            passed = [a, a_row, a_inner, b, inner, c, c_row, columns, accumulate]
+            code.call_out_of_line(f"tile.{rows}x{vectors}", passed, emit)
             return context.get_dummy_value()
 
         return given, codegen
@@ -181,6 +201,27 @@ def _copy_rows(typingctx, source, source_at, source_row, columns, target, width,
     return given, codegen
 
 
+def _emit_transposition(code, read, source_row, rows, columns, write, target_row):
+    builder, i32, i64 = code.builder, ir.IntType(32), ir.IntType(64)
+    n, mask = code.lanes, code.mask(columns, 0)
+    block = []
+    for r in range(n):
+        valid = code.masked_if(mask, builder.icmp_signed("<", ir.Constant(i64, r), rows))
+        block.append(code.masked_load(code.at(read, builder.mul(source_row, ir.Constant(i64, r))), valid))
+    step = 1
+    while step < n:  # swap the off-diagonal blocks of 1, 2, 4, ... lanes
+        low = [lane if lane & step == 0 else n + lane - step for lane in range(n)]
+        high = [lane + step if lane & step == 0 else n + lane for lane in range(n)]
+        masks = [ir.Constant(ir.VectorType(i32, n), lanes) for lanes in (low, high)]
+        for r in range(n):
+            if r & step == 0:
+                a, b = block[r], block[r + step]
+                block[r], block[r + step] = (builder.shuffle_vector(a, b, lanes) for lanes in masks)
+        step *= 2
+    for r in range(n):
+        code.store(block[r], code.at(write, builder.mul(target_row, ir.Constant(i64, r))))
+
+
 @intrinsic
 def _transpose_block(typingctx, source, source_at, source_row, rows, columns, target, target_at, target_row):
     """Copy a square block, one vector wide, transposed; what lies beyond `rows` and `columns` is read as zero."""
@@ -190,24 +231,8 @@ def _transpose_block(typingctx, source, source_at, source_row, rows, columns, ta
         source, source_at, source_row, rows, columns, target, target_at, target_row = arguments
         code = _VectorCode(context, builder, sig.args[0].dtype)
         read, write = code.data(sig.args[0], source, source_at), code.data(sig.args[5], target, target_at)
-        i32, i64 = ir.IntType(32), ir.IntType(64)
-        n, mask = code.lanes, code.mask(columns, 0)
-        block = []
-        for r in range(n):
-            valid = code.masked_if(mask, builder.icmp_signed("<", ir.Constant(i64, r), rows))
-            block.append(code.masked_load(code.at(read, builder.mul(source_row, ir.Constant(i64, r))), valid))
-        step = 1
-        while step < n:  # swap the off-diagonal blocks of 1, 2, 4, ... lanes
-            low = [lane if lane & step == 0 else n + lane - step for lane in range(n)]
-            high = [lane + step if lane & step == 0 else n + lane for lane in range(n)]
-            masks = [ir.Constant(ir.VectorType(i32, n), lanes) for lanes in (low, high)]
-            for r in range(n):
-                if r & step == 0:
-                    a, b = block[r], block[r + step]
-                    block[r], block[r + step] = (builder.shuffle_vector(a, b, lanes) for lanes in masks)
-            step *= 2
-        for r in range(n):
-            code.store(block[r], code.at(write, builder.mul(target_row, ir.Constant(i64, r))))
+        passed = [read, source_row, rows, columns, write, target_row]
+        code.call_out_of_line("transpose", passed, _emit_transposition)
         return context.get_dummy_value()
 
     return given, codegen
@@ -315,7 +340,7 @@ def _transposed_matvec(A, b, c, accumulate):
             c[j] += A[i, j] * factor
 
 
-@device
+@inlined
 def _matmul_tiled(A, B, C, accumulate, panel):
     lanes = VECTOR_BYTES // B.itemsize
     for k in range(0, A.shape[1], INNER):
@@ -328,7 +353,7 @@ def _matmul_tiled(A, B, C, accumulate, panel):
             _multiply_panel(A, k, inner, panel, C, j, columns, wide, accumulate or k > 0)
 
 
-@device
+@inlined
 def matmul(A, B, C, accumulate, panel):
     """C ← A · B, or C + A · B; all row-major; `panel` is working memory."""
     if C.shape[1] == 1:
@@ -337,7 +362,7 @@ def matmul(A, B, C, accumulate, panel):
         _matmul_tiled(A, B, C, accumulate, panel)
 
 
-@device
+@inlined
 def transposed_matmul(A, B, C, accumulate, panel):
     """C ← Aᵀ · B, or C + Aᵀ · B; all row-major; `panel` is working memory."""
     if C.shape[1] == 1:
@@ -346,7 +371,7 @@ def transposed_matmul(A, B, C, accumulate, panel):
         _matmul_tiled(A.T, B, C, accumulate, panel)
 
 
-@device
+@inlined
 def matmul_transposed(A, B, C, panel):
     """C ← A · Bᵀ; all row-major; `panel` is working memory."""
     lanes = VECTOR_BYTES // B.itemsize

