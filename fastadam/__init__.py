@@ -1,10 +1,33 @@
-"""Fused Adam kernels over flat parameter buffers, and scikit-learn-compatible MLPs trained by them."""
+"""Fused Adam kernels over flat parameter buffers, and scikit-learn-compatible MLPs trained by them.
+
+The estimator and the commands are loaded when they are first asked for: who wants the optimizer alone does not wait for
+scikit-learn.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from fastadam import kernels
 from fastadam.buffers import FlatBuffer
-from fastadam.mlp import MLPRegressor
 from fastadam.optimizers import Adam
+
+if TYPE_CHECKING:
+    from fastadam.environment import info, warmup
+    from fastadam.mlp import MLPRegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "FlatBuffer", "MLPRegressor", "__version__", "kernels"]
+__all__ = ["Adam", "FlatBuffer", "MLPRegressor", "__version__", "info", "kernels", "warmup"]
+
+_HOMES = {"MLPRegressor": "fastadam.mlp", "info": "fastadam.environment", "warmup": "fastadam.environment"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastadam' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -73,6 +73,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     }
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -146,22 +147,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
-        units = [X.shape[1], *hidden, y.shape[1]]
         random_state = self._random_stream(continuing)
-        if continuing:
-            self._check_same_layers(units)
-            optimizer, progress = self._continued()
-        else:
-            optimizer, progress = self._started(units, X.dtype, random_state)
-        self._optimizer = optimizer
-        optimizer.lr, optimizer.eps = self.learning_rate_init, self.epsilon
-        optimizer.betas = (self.beta_1, self.beta_2)
-
+        self._optimizer, progress = self._start([X.shape[1], *hidden, y.shape[1]], X.dtype, random_state, continuing)
         progress.order, validation = self._split(progress, X.shape[0], random_state)
-        params: FlatBuffer = optimizer.params  # type: ignore[assignment]
-        samples = as_samples(X, params.dtype, y, sample_weight)
-        batch_size = self._checked_batch_size(progress.order.size)
-        moments = optimizer.moments["m"], optimizer.moments["v"]
         epochs = 1 if incremental else self.max_iter
 
         def fitted_copy() -> dict[str, Any]:
@@ -169,16 +157,31 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             return self._copy_of_fit()
 
         callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
-        with Engine(params, moments, self.activation, samples, progress.order.size, batch_size) as engine:
+        with self._trained_network(X, y, sample_weight, progress, validation) as model:
+            outcome = self._train(model, progress, random_state, callbacks, epochs)
+        self._keep_for_later(progress, validation, random_state)
+        self._report(outcome, incremental)
+        return self
+
+    @contextmanager
+    def _trained_network(
+        self, X: Any, y: Array, sample_weight: Array | None, progress: Progress, validation: Array | None
+    ) -> Iterator[TrainedNetwork]:
+        """The network with its data and its threads, as the trainer sees it."""
+        optimizer: Adam = self._optimizer
+        params: FlatBuffer = optimizer.params  # type: ignore[assignment]
+        moments = optimizer.moments["m"], optimizer.moments["v"]
+        samples = as_samples(X, params.dtype, y, sample_weight)
+        assert progress.order is not None
+        n_rows = progress.order.size
+        batch_size = self._checked_batch_size(n_rows)
+        with Engine(params, moments, self.activation, samples, n_rows, batch_size, self.n_threads) as engine:
             model = TrainedNetwork(params, self.activation, samples, optimizer, engine, self.alpha)
             if validation is not None:
                 weight = None if sample_weight is None else sample_weight[validation]
                 best = (self._params if progress.scores else params).copy()
                 model.hold_out(validation, self._validation_scorer(y[validation], weight), best)
-            outcome = self._train(model, progress, random_state, callbacks, epochs)
-        self._keep_for_later(progress, validation, random_state)
-        self._report(outcome, incremental)
-        return self
+            yield model
 
     def _train(
         self,
@@ -208,7 +211,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _publish(self, params: FlatBuffer, progress: Progress) -> None:
         """Set the fitted attributes; the arrays of `coefs_` and `intercepts_` are views of `params`."""
-        self._use_params(params)
+        if self.__dict__.get("_params") is not params:
+            self._use_params(params)
         self.loss_curve_ = progress.losses
         self.t_ = progress.samples_seen
         if progress.losses:
@@ -231,6 +235,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return copies | _views_of(copies["_params"])
 
     # --- what fitting starts from ---------------------------------------------------------------------------------
+
+    def _start(
+        self, units: list[int], dtype: Any, random_state: np.random.RandomState, continuing: bool
+    ) -> tuple[Adam, Progress]:
+        """The optimizer, which holds the parameters, and the progress: new ones, or those of the fit before."""
+        if continuing:
+            self._check_same_layers(units)
+            optimizer, progress = self._continued()
+        else:
+            optimizer, progress = self._started(units, dtype, random_state)
+        optimizer.lr, optimizer.eps = self.learning_rate_init, self.epsilon
+        optimizer.betas = (self.beta_1, self.beta_2)
+        return optimizer, progress
 
     def _started(self, units: list[int], dtype: Any, random_state: np.random.RandomState) -> tuple[Adam, Progress]:
         """Glorot's initial weights, drawn in float64 as scikit-learn draws them: weight, bias, layer by layer."""

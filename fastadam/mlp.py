@@ -71,6 +71,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Training stops after more than this many epochs in a row without an improvement.
     max_fun : int, default=15000
         Of solver="lbfgs" alone.
+    n_threads : int or None, default=None
+        Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
+        the cores that the process may use and no other fit is using. The model is the same, to the bit, on any number.
 
     Attributes
     ----------
@@ -158,6 +161,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        n_threads: int | None = None,
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -183,6 +187,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.n_threads = n_threads
 
     def predict(self, X: ArrayLike) -> Array:
         """Predict targets.

@@ -276,6 +276,8 @@ class Adam:
         if not isinstance(grads, np.ndarray):
             self._check_layout(grads)
         names, arrays = _structure(grads, "grads")
+        if names != self._names and set(names) == set(self._names):  # a dict in another order
+            names, arrays = self._names, [arrays[names.index(name)] for name in self._names]
         if names != self._names:
             raise _structure_error(self._names, names)
         matching = []

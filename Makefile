@@ -1,0 +1,83 @@
+# Every check of the project, by one command each. They need python3 (3.11 or later) with venv, make and a C compiler,
+# and install all else into virtual environments of this folder.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint typecheck test-peers bench bench-record bench-html clean
+
+PYTHON ?= python3
+VENV ?= .venv
+PEERS_VENV := .venv-peers
+IN_VENV = $(VENV)/bin/python
+
+# Tests of compiled code that are quick uncompiled too, and the modules whose own lines then run: the threads of gang.py
+# and the products of gemm.py have stand-ins.
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers cpu kernels optimizers network)
+KERNEL_MODULES := $(patsubst %,fastadam/%.py,rules buffers cpu kernels optimizers network engine)
+
+help:
+	@echo "make demo          train on real data, and draw the figures"
+	@echo "make test          every test; then the kernels as plain Python, and with bounds checks"
+	@echo "make test-peers    the tests against PyTorch, JAX and Optax, in $(PEERS_VENV)"
+	@echo "make lint          ruff"
+	@echo "make typecheck     mypy"
+	@echo "make bench         every benchmark on the working tree; results of machine \"unnamed\", which git ignores"
+	@echo "make bench-record MACHINE=name   the benchmarks of the last commit, recorded in bench/results for git"
+	@echo "make bench-html    the recorded results as web pages"
+	@echo "make clean         remove all that these made"
+
+# A virtual environment gets one stamp for each extra it holds. An edit of pyproject.toml makes them all stale.
+define install
+test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+touch $@
+endef
+
+$(VENV)/.installed-%: pyproject.toml
+	$(install)
+
+$(PEERS_VENV)/.installed-%: pyproject.toml
+	$(install)
+
+demo: $(VENV)/.installed-demo
+	$(IN_VENV) examples/demo.py
+
+# The second passage runs the kernels as plain Python and counts their lines, which compiled code hides. The third has a
+# cache of its own, since kernels compiled with bounds checks are other kernels.
+test: $(VENV)/.installed-test
+	$(IN_VENV) -m pytest
+	NUMBA_DISABLE_JIT=1 NUMBA_ENABLE_CUDASIM=1 $(IN_VENV) -m coverage run -m pytest $(KERNEL_TESTS) -m "not slow"
+	$(IN_VENV) -m coverage report --show-missing $(KERNEL_MODULES)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/cache-boundscheck $(IN_VENV) -m pytest $(KERNEL_TESTS) -m "not slow"
+
+# Without the imports, a peer that failed to install would only skip its tests.
+test-peers: $(PEERS_VENV)/.installed-test $(PEERS_VENV)/.installed-peers
+	$(PEERS_VENV)/bin/python -c "import jax, optax, torch"
+	$(PEERS_VENV)/bin/python -m pytest tests -m peers
+
+lint: $(VENV)/.installed-dev
+	$(IN_VENV) -m ruff check
+	$(IN_VENV) -m ruff format --check
+
+typecheck: $(VENV)/.installed-dev
+	$(IN_VENV) -m mypy
+
+# `make bench VENV=.venv-peers`, after `make test-peers`, measures against PyTorch as well.
+bench: $(VENV)/.installed-bench
+	$(IN_VENV) -m asv machine --yes --machine unnamed
+	$(IN_VENV) -m asv check --python=same
+	$(IN_VENV) -m asv run --python=same --machine unnamed --quick --show-stderr \
+		--set-commit-hash $$(git rev-parse HEAD)
+
+# Of the commit, not of the working tree: asv builds it and installs it beside the peers that asv.conf.json pins.
+bench-record: $(VENV)/.installed-bench
+	@test -n "$(MACHINE)" || { echo "name the machine: make bench-record MACHINE=name"; exit 1; }
+	$(IN_VENV) -m asv machine --yes --machine "$(MACHINE)"
+	$(IN_VENV) -m asv run --machine "$(MACHINE)" --show-stderr "HEAD^!"
+
+bench-html: $(VENV)/.installed-bench
+	$(IN_VENV) -m asv publish
+
+clean:
+	rm -rf $(VENV) $(PEERS_VENV) .asv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist figures
