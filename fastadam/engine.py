@@ -33,6 +33,9 @@ Array = NDArray[Any]
 MAX_LANES = 4
 ROWS_PER_LANE = 100
 """Fewer rows in a lane would cost more in summed gradients than they win in parallel."""
+ROWS_PER_LARGE_LANE = 200
+LARGE = 2**18
+"""The same for more parameters than this, whose gradients do not stay in cache."""
 
 THREADED_FLOPS = 1_000_000
 """Floating-point operations of a step from which a second thread wins."""
@@ -72,9 +75,10 @@ class Job(NamedTuple):
     """What changes between epochs and phases, see LR and the names beside it."""
 
 
-def lanes_of(rows):
+def lanes_of(rows, n_params):
     """Into how many lanes a batch of so many rows is cut; it must not depend on the number of threads."""
-    return max(1, min(MAX_LANES, rows // ROWS_PER_LANE))
+    rows_per_lane = ROWS_PER_LANE if n_params <= LARGE else ROWS_PER_LARGE_LANE
+    return max(1, min(MAX_LANES, rows // rows_per_lane))
 
 
 _lanes_of = device(lanes_of)
@@ -121,7 +125,7 @@ def update(layout, p, g, m, v, lanes, norms, chunks, decay, scalars):
 def gradient_task(job, lane, thread):
     """Put one lane of the batch through the network."""
     start, stop, s = int(job.settings[START]), int(job.settings[STOP]), job.settings
-    a, b = lane_bounds(lane, _lanes_of(stop - start), stop - start)
+    a, b = lane_bounds(lane, _lanes_of(stop - start, job.p.size), stop - start)
     job.errors[lane] = gradient(
         job.layout, job.p, job.samples, job.order[start + a : start + b], s[WEIGHT],
         job.work[thread], job.panel[thread], job.g[lane],
@@ -132,7 +136,7 @@ def gradient_task(job, lane, thread):
 def update_task(job, part, parts):
     """Update one part of the flat buffer."""
     s, size = job.settings, job.norms.size
-    lanes = _lanes_of(int(s[STOP]) - int(s[START]))
+    lanes = _lanes_of(int(s[STOP]) - int(s[START]), job.p.size)
     scalars = adam_scalars(job.p, int(s[STEPS]), s[LR], s[BETA1], s[BETA2], s[EPS], True)
     decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
     chunks = part * size // parts, (part + 1) * size // parts
@@ -167,7 +171,7 @@ def lead(job, thread, threads, control):
             continue
         settings[STEPS] += 1
         settings[START], settings[STOP], settings[WEIGHT] = start, stop, weight
-        lanes = _lanes_of(stop - start)
+        lanes = _lanes_of(stop - start, job.p.size)
         for kind in (GRADIENT, UPDATE):
             tasks = lanes if kind == GRADIENT else threads
             settings[KIND], settings[TASKS] = kind, tasks
@@ -235,7 +239,7 @@ class Engine(AbstractContextManager["Engine"]):
         n_threads: int | None = None,
     ) -> None:
         layout = layout_of(params, activation)
-        lanes = lanes_of(batch_size)
+        lanes = lanes_of(batch_size, params.flat.size)
         wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 IDENTITY, LOGISTIC, TANH, RELU = range(4)
 ACTIVATIONS = {"identity": IDENTITY, "logistic": LOGISTIC, "tanh": TANH, "relu": RELU}
 
-BLOCK_ROWS = 128
+BLOCK_ROWS = 256
 """Rows that go through the network at a time."""
 
 
