@@ -1,0 +1,78 @@
+"""What a user waits for before any training: the import, and the first call, with and without compiled kernels."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from statistics import median
+
+from bench.common import ratio
+
+FIRST_CALLS = {
+    "Adam": """
+        from fastadam import Adam
+        optimizer, g = Adam(np.ones(1000, np.float32)), np.ones(1000, np.float32)
+        begin()
+        optimizer.step(g)
+    """,
+    "MLPRegressor": """
+        from fastadam import MLPRegressor
+        X = np.ones((200, 4), np.float32)
+        regressor = MLPRegressor(max_iter=1)
+        begin()
+        warnings.simplefilter("ignore")
+        regressor.fit(X, X[:, 0])
+    """,
+}
+TIMED = """
+import time, warnings
+import numpy as np
+def begin():
+    global start
+    start = time.perf_counter()
+{call}
+print(time.perf_counter() - start)
+"""
+
+
+def run_python(code, **environment):
+    """Run `code` in a new interpreter, which finds the installed fastadam and not that of the current folder."""
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment).stdout
+
+
+class Import:
+    """Of the package alone: what it imports only when an estimator is asked for shows in the first call."""
+
+    timeout = 300
+
+    def track_time_over_sklearn(self):
+        return ratio(lambda: run_python("import fastadam"), lambda: run_python("import sklearn.neural_network"), 7)
+
+    track_time_over_sklearn.unit = "x"
+
+
+class FirstCall:
+    """In a new process: cold, where every kernel must be compiled, and warm, where all are on disk."""
+
+    params = (tuple(FIRST_CALLS), ("cold", "warm"))
+    param_names = ("call", "cache")
+    timeout = 300
+
+    def setup(self, call, cache):
+        import fastadam
+
+        if not hasattr(fastadam, call):
+            raise NotImplementedError(f"fastadam has no {call}")
+
+    def track_time(self, call, cache):
+        code = TIMED.format(call="\n".join(line.strip() for line in FIRST_CALLS[call].splitlines()))
+        times = []
+        for _ in range(3):
+            with tempfile.TemporaryDirectory() as folder:
+                for _ in range(1 if cache == "cold" else 2):
+                    latest = float(run_python(code, NUMBA_CACHE_DIR=folder))
+            times.append(latest)
+        return median(times)
+
+    track_time.unit = "seconds"

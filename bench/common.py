@@ -1,0 +1,58 @@
+"""How the benchmarks measure: turn by turn, and the median of the turns."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+
+import numba
+import numpy as np
+
+Work = Callable[[], object]
+
+SECONDS_A_TURN = 0.02
+
+
+def ratio(ours: Work, peer: Work, rounds: int = 15) -> float:
+    """How many times as long `ours` takes as `peer`, in the median round. Each round begins with the other one."""
+    turns = [(work, _calls_a_turn(work)) for work in (ours, peer)]
+    ratios = []
+    for k in range(rounds):
+        if k % 2:
+            peer_time, our_time = _take_turn(*turns[1]), _take_turn(*turns[0])
+        else:
+            our_time, peer_time = _take_turn(*turns[0]), _take_turn(*turns[1])
+        ratios.append(our_time / peer_time)
+    return median(ratios)
+
+
+def seconds(work: Work, rounds: int = 15) -> float:
+    """Seconds that one call of `work` takes, in the median turn."""
+    calls = _calls_a_turn(work)
+    return median(_take_turn(work, calls) for _ in range(rounds))
+
+
+def _calls_a_turn(work: Work) -> int:
+    work()  # compiles, and touches every page
+    return max(1, int(SECONDS_A_TURN / _take_turn(work, 1)))
+
+
+def _take_turn(work: Work, calls: int) -> float:
+    if calls > 1:
+        work()  # wakes our threads, while those of the other library fall asleep
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    return (time.perf_counter() - start) / calls
+
+
+def stream(size: int) -> Work:
+    """What memory allows: on all threads, read `size / 2` bytes and write as many over them.
+
+    A plain copy would seem slower than memory is: before a processor writes to a line it has not read, it reads it, and
+    nobody counts those bytes. An optimizer's step writes only what it has read.
+    """
+    threads = numba.get_num_threads()
+    parts = np.array_split(np.ones(size // 8, np.float32), threads)
+    pool = ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(np.negative, parts, parts))
