@@ -1,8 +1,11 @@
 """How the benchmarks measure: turn by turn, and the median of the turns."""
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median
 
 import numba
@@ -17,12 +20,14 @@ def ratio(ours: Work, peer: Work, rounds: int = 15) -> float:
     """How many times as long `ours` takes as `peer`, in the median round. Each round begins with the other one."""
     turns = [(work, _calls_a_turn(work)) for work in (ours, peer)]
     ratios = []
+    start, others_before = time.perf_counter(), _seconds_of_others()
     for k in range(rounds):
         if k % 2:
             peer_time, our_time = _take_turn(*turns[1]), _take_turn(*turns[0])
         else:
             our_time, peer_time = _take_turn(*turns[0]), _take_turn(*turns[1])
         ratios.append(our_time / peer_time)
+    _warn_of_others((_seconds_of_others() - others_before) / (time.perf_counter() - start))
     return median(ratios)
 
 
@@ -44,6 +49,21 @@ def _take_turn(work: Work, calls: int) -> float:
     for _ in range(calls):
         work()
     return (time.perf_counter() - start) / calls
+
+
+def _seconds_of_others() -> float:
+    """Seconds that other processes have kept the processors busy, as far as the system tells."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _idle, _iowait, *rest = map(int, stat.read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
+def _warn_of_others(cores: float) -> None:
+    """No median helps against them: a library whose threads wait for one another can take ten times as long."""
+    if cores > 0.2:
+        print(f"Not a fair measurement: other processes kept {cores:.1f} cores busy.", file=sys.stderr)
 
 
 def stream(size: int) -> Work:
