@@ -232,6 +232,7 @@ def test_gradients_are_read_only_to_a_step():
 # The same numbers as PyTorch and scikit-learn
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("decoupled", [False, True], ids=["Adam", "AdamW"])
 @pytest.mark.parametrize("amsgrad", [False, True])
 @pytest.mark.parametrize("maximize", [False, True])
@@ -257,6 +258,24 @@ def test_a_hundred_steps_equal_pytorch(decoupled, amsgrad, maximize):
         np.testing.assert_allclose(moments["v"], state["exp_avg_sq"].numpy(), rtol=1e-12)
         if amsgrad:
             np.testing.assert_allclose(moments["v_max"], state["max_exp_avg_sq"].numpy(), rtol=1e-12)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_hundred_steps_equal_optax(weight_decay):
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    start, cycle = naive.start(50, np.float64), naive.gradients(50, np.float64)
+    with jax.enable_x64(True):
+        peer = optax.adamw(0.01, b1=0.8, b2=0.99, eps=1e-6, weight_decay=weight_decay)
+        theirs = jax.numpy.asarray(start)
+        state = peer.init(theirs)
+        p = start.copy()
+        ours = Adam(p, 0.01, (0.8, 0.99), 1e-6, weight_decay, decoupled_weight_decay=True)
+        for t in range(100):
+            change, state = peer.update(jax.numpy.asarray(cycle[t % 5]), state, theirs)
+            theirs = optax.apply_updates(theirs, change)
+            ours.step(cycle[t % 5])
+        np.testing.assert_allclose(p, np.asarray(theirs), rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("eps", [1e-8, 1e-2])
