@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,11 +180,12 @@ class Adam:
         ValueError
             If a shape or a name is another than that of `params`, or a gradient shares memory with the parameters.
         """
-        arrays = self._matching_arrays(grads)
+        arrays = [grads] if self._is_the_usual(grads) else self._matching_arrays(grads)
         self._check_writeable()
         for k, array in enumerate(arrays):
-            self._g_at[k] = array.__array_interface__["data"][0]
-        self._check_no_overlap(arrays)
+            self._g_at[k] = start = array.__array_interface__["data"][0]
+            if start < self._span[1] and start + array.nbytes > self._span[0]:
+                self._check_no_overlap(k, array)
         self._kernel(
             self._p_at, self._g_at, self._offsets, self._m, self._v, self._v_max,
             self.t + 1, self._lr, *self._betas, self._eps, self._decay_scalar(), self._epsilon_hat,
@@ -271,6 +272,17 @@ class Adam:
         self._p_bytes = int(self._offsets[-1]) * self._dtype.itemsize
         self._span = (min(start for start, _ in spans), max(stop for _, stop in spans)) if spans else (0, 0)
 
+    def _is_the_usual(self, grads: Arrays) -> TypeGuard[Array]:
+        """Whether this is one array, as `params` is, that needs nothing done: checked first, and quickly."""
+        return (
+            type(grads) is np.ndarray
+            and self._names == (None,)
+            and grads.dtype == self._dtype
+            and grads.shape == self._shapes[0]
+            and grads.flags.c_contiguous
+            and self._orders[0] == "C"
+        )
+
     def _matching_arrays(self, grads: Arrays) -> list[Array]:
         """The gradients as arrays in the memory order of the parameters; copied only where their order differs."""
         if not isinstance(grads, np.ndarray):
@@ -300,15 +312,13 @@ class Adam:
         raise error(f"grads must have the layout of params, {params!r}, got {grads!r}")
 
     def _check_writeable(self) -> None:
-        for name, array in zip(self._names, self._arrays, strict=True):
+        for k, array in enumerate(self._arrays):
             if not array.flags.writeable:
-                raise ValueError(f"{_label('params', name)} must be writeable, got a read-only array")
+                raise ValueError(f"{_label('params', self._names[k])} must be writeable, got a read-only array")
 
-    def _check_no_overlap(self, grads: list[Array]) -> None:
-        low, high = self._span
-        for name, start, array in zip(self._names, self._g_at.tolist(), grads, strict=True):
-            if start < high and start + array.nbytes > low and any(np.may_share_memory(array, p) for p in self._arrays):
-                raise ValueError(f"{_label('grads', name)} must not share memory with params")
+    def _check_no_overlap(self, k: int, grad: Array) -> None:
+        if any(np.may_share_memory(grad, param) for param in self._arrays):
+            raise ValueError(f"{_label('grads', self._names[k])} must not share memory with params")
 
     @property
     def _kernel(self) -> Callable[..., None]:
