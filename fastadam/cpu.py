@@ -15,9 +15,9 @@ from numba import prange
 from fastadam import rules
 from fastadam.jit import array_at, device, kernel
 
-PARALLEL_BYTES = 512 * 1024
-"""Size of the parameters from which two threads win. Between threads that never slept they win from a quarter of this
-on; but most programs do something else between two steps, and waking a thread costs what it then saves."""
+PARALLEL_BYTES = 256 * 1024
+"""Size of the parameters from which two threads win. Between threads that never slept they win from half of this on;
+but most programs do something else between two steps, and waking a thread costs what it then saves."""
 
 BLOCK = 4_096
 """Elements that a thread takes at a time: the state of a block stays in its L1 cache."""

@@ -106,7 +106,7 @@ def adam_step_parallel(p, g, m, v, t, lr, beta1, beta2, eps):
 def adam_step(p, g, m, v, t, lr, beta1, beta2, eps):
     """One Adam step over flat arrays, in place: `p`, `m` and `v` are updated, `g` is read.
 
-    Serial below 512 KiB of parameters, on Numba's threads from there; the bits are the same.
+    Serial below 256 KiB of parameters, on Numba's threads from there; the bits are the same.
 
     Parameters
     ----------
