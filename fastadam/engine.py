@@ -22,7 +22,9 @@ from fastadam.gang import (
     close_phase,
     dismissed,
     finish,
+    kind_of,
     open_phase,
+    tasks_of,
 )
 from fastadam.gemm import squared_norm
 from fastadam.jit import device, inlined, kernel
@@ -44,7 +46,7 @@ CHUNK = 256
 """Elements of the flat buffer that are updated together; the penalty is summed chunk by chunk."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-LR, BETA1, BETA2, EPS, ALPHA, STEPS, START, STOP, WEIGHT, KIND, TASKS = range(11)
+LR, BETA1, BETA2, EPS, ALPHA, STEPS, START, STOP, WEIGHT = range(9)
 GRADIENT, UPDATE = range(2)
 
 _update_weights = adam_loop(AdamVariant("coupled"))
@@ -146,7 +148,7 @@ def update_task(job, part, parts):
 @inlined
 def share(job, thread, control, phase):
     """Do what tasks of the phase this thread can claim, its own first."""
-    kind, tasks = int(job.settings[KIND]), int(job.settings[TASKS])
+    kind, tasks = kind_of(phase), tasks_of(phase)
     for i in range(tasks):
         task = (thread + i) % tasks
         if claim(control, task, phase):
@@ -174,8 +176,7 @@ def lead(job, thread, threads, control):
         lanes = _lanes_of(stop - start, job.p.size)
         for kind in (GRADIENT, UPDATE):
             tasks = lanes if kind == GRADIENT else threads
-            settings[KIND], settings[TASKS] = kind, tasks
-            phase = open_phase(control)
+            phase = open_phase(control, kind, tasks)
             share(job, thread, control, phase)
             close_phase(control, tasks)
         errors, norm = np.sum(job.errors[:lanes]), np.sum(job.norms)
@@ -243,7 +244,7 @@ class Engine(AbstractContextManager["Engine"]):
         wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
-        self._settings = np.zeros(TASKS + 1)
+        self._settings = np.zeros(WEIGHT + 1)
         threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
         self._job = Job(
             layout,

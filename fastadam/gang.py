@@ -122,19 +122,36 @@ def _spin(spins):
 
 
 @device
-def open_phase(control):
-    """Called by the leader: let all threads have the tasks of the next phase; returns its number."""
-    phase = _load(control, _PHASE) + 1
+def open_phase(control, kind, tasks):
+    """Called by the leader: let all threads have the tasks of the next phase; returns the phase.
+
+    A phase is one word: its number, the kind of its tasks and how many they are. Read apart, they could be of two
+    phases, and a late thread could claim a task that its phase never had.
+    """
+    number = (_load(control, _PHASE) >> 16) + 1
+    phase = number << 16 | kind << 8 | tasks
     _store(control, _DONE, 0)
     _store(control, _PHASE, phase)
     return phase
 
 
 @device
+def kind_of(phase):
+    """What kind of tasks a phase has."""
+    return phase >> 8 & 0xFF
+
+
+@device
+def tasks_of(phase):
+    """How many tasks a phase has."""
+    return phase & 0xFF
+
+
+@device
 def claim(control, task, phase):
     """Whether this thread, and no other, is to do the task in this phase.
 
-    It fails for a phase that is over, too: then all its tasks were claimed.
+    It fails for a phase that is over, too: then all its tasks were claimed. Phases only grow.
     """
     last = _load(control, _CLAIMS + task * _LINE)
     return last < phase and _swap_if(control, _CLAIMS + task * _LINE, last, phase)
@@ -175,9 +192,9 @@ def dismissed(control):
 
 if JIT_DISABLED:  # interpreted code has one thread, which does every task in its turn
 
-    def open_phase(control):
+    def open_phase(control, kind, tasks):
         """Nothing to share."""
-        return 0
+        return kind << 8 | tasks
 
     def claim(control, task, phase):
         """Nobody else could do it."""
