@@ -1,11 +1,13 @@
 """The engine: the same bits on any number of threads, whatever the other threads are doing."""
 
+import numba
 import numpy as np
 import pytest
 from naive import assert_same_bits
 from sklearn.exceptions import ConvergenceWarning
 
 from fastadam import MLPRegressor
+from fastadam.gang import claim, kind_of, open_phase, tasks_of
 from fastadam.jit import JIT_DISABLED
 
 pytestmark = [
@@ -30,6 +32,22 @@ def test_the_model_is_the_same_bits_on_any_number_of_threads(dtype, batch_size):
         other = fit(n_threads, dtype, batch_size, max_iter=20)
         assert other.loss_curve_ == one.loss_curve_
         assert_same_bits(other._params.flat, one._params.flat)
+
+
+@numba.njit
+def claims_of_a_late_thread(control):
+    """Open a phase of two tasks, do them, open one of four, and try what a thread that still has the first may claim."""
+    first = open_phase(control, 0, 2)
+    done = [claim(control, task, first) for task in range(tasks_of(first))]
+    second = open_phase(control, 1, 4)
+    late = [claim(control, task, first) for task in range(tasks_of(first))]
+    own = [claim(control, task, second) for task in range(tasks_of(second))]
+    return done, late, own, (kind_of(first), kind_of(second))
+
+
+def test_a_phase_keeps_its_tasks_and_nobody_claims_one_of_a_phase_that_is_over():
+    done, late, own, kinds = claims_of_a_late_thread(np.zeros(1000, np.int64))
+    assert (list(done), list(late), list(own), kinds) == ([True] * 2, [False] * 2, [True] * 4, (0, 1))
 
 
 @pytest.mark.slow
