@@ -36,7 +36,7 @@ def test_the_model_is_the_same_bits_on_any_number_of_threads(dtype, batch_size):
 
 @numba.njit
 def claims_of_a_late_thread(control):
-    """Open a phase of two tasks, do them, open one of four, and try what a thread that still has the first may claim."""
+    """Open a phase of two tasks, do them, open one of four; then claim as a thread that still has the first."""
     first = open_phase(control, 0, 2)
     done = [claim(control, task, first) for task in range(tasks_of(first))]
     second = open_phase(control, 1, 4)
