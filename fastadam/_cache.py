@@ -127,7 +127,8 @@ class KernelCache(_Cache):  # type: ignore[misc]
         directory = cache_directory() if self._enabled and source_digest() == _IMPORTED_DIGEST else None
         if directory is None:
             return None
-        key = repr((self._py_func.__module__, self._name, str(sig), codegen.magic_tuple()))
+        settings = (config.BOUNDSCHECK, config.LOOP_VECTORIZE, config.SLP_VECTORIZE)
+        key = repr((self._py_func.__module__, self._name, str(sig), codegen.magic_tuple(), settings))
         return directory / f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.bin"
 
 
