@@ -2,6 +2,7 @@
 
 import _thread
 import copy
+import multiprocessing
 import pickle
 import re
 import signal
@@ -374,6 +375,31 @@ def test_predicting_one_row():
     assert make().fit(X, y).predict(X[:1]).shape == (1,)
 
 
+def test_predictions_do_not_depend_on_how_the_data_came_by_its_form():
+    """Data that needs no conversion takes a shorter way."""
+    for dtype in (np.float32, np.float64):
+        data = X.astype(dtype)
+        model = make().fit(data, Y)
+        expected = model.predict(data)
+        for form in (data.tolist(), read_only(data), np.asfortranarray(data), data.astype(object), pd.DataFrame(data)):
+            assert_same_bits(model.predict(form), expected)
+        assert_same_bits(model.predict(data[::2]), expected[::2])
+
+
+def test_finite_values_whose_sum_is_not_are_no_error():
+    model = make(activation="tanh").fit(X, y)
+    huge = np.full((4, 5), 1e308)
+    assert_same_bits(model.predict(huge), model.predict(read_only(huge)))
+    assert np.isfinite(model.predict(huge)).all()
+
+
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh"])
+def test_an_activation_that_was_set_after_the_fit_is_used(activation):
+    model = make().fit(X, y).set_params(activation=activation)
+    expected = naive_mlp.predict(model.coefs_, model.intercepts_, activation, X)[:, 0]
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-10)
+
+
 def test_names_of_features_are_kept():
     frame = pd.DataFrame(X, columns=list("abcde"))
     model = make(early_stopping=True).fit(frame, y)
@@ -714,6 +740,29 @@ def test_fits_in_two_threads_are_those_one_after_the_other():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for model, expected in zip(pool.map(fit, seeds), in_a_row, strict=True):
             assert_same_model(model, expected)
+
+
+def fit_for_a_fork(seed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = make(random_state=seed, batch_size=450, hidden_layer_sizes=(60,), max_iter=5, n_threads=2)
+        return model.fit(np.tile(X, (10, 10)), np.tile(y, 10))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
+def test_fits_in_forked_processes_are_those_of_the_parent():
+    expected = [fit_for_a_fork(seed) for seed in range(4)]
+    with multiprocessing.get_context("fork").Pool(2) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads in this process
+        models = pool.map_async(fit_for_a_fork, range(4)).get(timeout=100)
+    for model, right in zip(models, expected, strict=True):
+        assert_same_model(model, right)
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "all"])
+def test_numbers_of_threads_that_make_no_sense_are_refused(n_threads):
+    with pytest.raises(ValueError, match="The 'n_threads' parameter of MLPRegressor must be an int"):
+        make(n_threads=n_threads).fit(X, y)
 
 
 # --- what is not there ------------------------------------------------------------------------------------------------

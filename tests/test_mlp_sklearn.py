@@ -400,6 +400,10 @@ WRONG_USE = {
     "partial_fit for other features": [("fit", X, y), ("partial_fit", X[:, :5], y)],
     "partial_fit with early stopping": [("set_params",), ("partial_fit", X, y)],
     "partial_fit with early stopping after fit": [("fit", X, y), ("partial_fit", X, y)],
+    "predict for a matrix": [("fit", X, y), ("predict", np.asmatrix(X))],
+    "predict for strings": [("fit", X, y), ("predict", np.full((3, 6), "a"))],
+    "predict for complex numbers": [("fit", X, y), ("predict", X + 1j)],
+    "predict for infinities of both signs": [("fit", X, y), ("predict", np.array([[np.inf, -np.inf, 0, 0, 0, 0]]))],
     "unknown parameter": [("set_params", "x")],
 }
 
