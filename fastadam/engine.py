@@ -3,6 +3,9 @@
 A batch is cut into lanes, the same for any number of threads. Each lane goes forward and backward through the network
 into its own row of gradients. Then, in one pass, the rows are summed, the L2 term joins them and the rule updates the
 parameters, part by part of the flat buffer. These are the two phases of a step; `gang.py` has how threads share them.
+
+A lane may be done twice, by a thread that was held up and by the leader that would not wait for it. So each thread has
+a row of its own for each lane, and reads its rows again after claiming: one that comes late writes where nobody looks.
 """
 
 from contextlib import AbstractContextManager
@@ -12,18 +15,23 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
 from fastadam.cpu import AdamVariant, adam_loop, adam_scalars
 from fastadam.gang import (
+    FOREVER,
     Gang,
     available_threads,
     await_phase,
     claim,
-    close_phase,
     dismissed,
+    done_in_time,
     finish,
+    finisher,
     kind_of,
     open_phase,
+    rest,
+    rows_of,
     tasks_of,
 )
 from fastadam.gemm import squared_norm
@@ -42,12 +50,15 @@ LARGE = 2**18
 THREADED_FLOPS = 1_000_000
 """Floating-point operations of a step from which a second thread wins."""
 
-CHUNK = 256
+CHUNK = 1024
 """Elements of the flat buffer that are updated together; the penalty is summed chunk by chunk."""
 
+SHARED_UPDATE = 2**4
+"""Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
+
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-LR, BETA1, BETA2, EPS, ALPHA, STEPS, START, STOP, WEIGHT = range(9)
-GRADIENT, UPDATE = range(2)
+LR, BETA1, BETA2, EPS, ALPHA, STEPS, WEIGHT = range(7)
+GRADIENT, UPDATE = range(1, 3)
 
 _update_weights = adam_loop(AdamVariant("coupled"))
 _update_biases = adam_loop(AdamVariant())
@@ -65,12 +76,12 @@ class Job(NamedTuple):
     m: Array
     v: Array
     g: Array
-    """A row of gradients for each lane."""
+    """A row of gradients for each lane of each thread: (threads, lanes, elements)."""
     work: Array
     """A row for each thread, as is `panel`."""
     panel: Array
     errors: Array
-    """The sum of squared errors of each lane."""
+    """The sum of squared errors of each lane of each thread."""
     norms: Array
     """The squared norm of the weights of each chunk."""
     settings: Array
@@ -93,23 +104,26 @@ def lane_bounds(lane, lanes, rows):
 
 
 @device
-def add_rows(g, lanes, start, stop):
+def add_lanes(g, control, lanes, start, stop):
     """Sum the lanes' gradients of elements `start:stop` into those of the first lane, in the order of the lanes."""
+    summed = g[finisher(control, 0, GRADIENT), 0]
     for lane in range(1, lanes):
+        row = g[finisher(control, lane, GRADIENT), lane]
         for i in range(np.uint64(start), np.uint64(stop)):
-            g[0, i] += g[lane, i]
+            summed[i] += row[i]
+    return summed
 
 
 @device
-def update(layout, p, g, m, v, lanes, norms, chunks, decay, scalars):
+def update(layout, p, g, m, v, control, lanes, norms, chunks, decay, scalars):
     """Update the given chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
 
     Weights decay towards zero, biases do not.
     """
-    layers, summed = layout.weights.size, g[0]
+    layers = layout.weights.size
     for chunk in range(chunks[0], chunks[1]):
         start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
-        add_rows(g, lanes, start, stop)
+        summed = add_lanes(g, control, lanes, start, stop)
         norms[chunk] = 0
         for k in range(layers):
             weights, biases = layout.weights[k], layout.biases[k]
@@ -124,39 +138,72 @@ def update(layout, p, g, m, v, lanes, norms, chunks, decay, scalars):
 
 
 @inlined
-def gradient_task(job, lane, thread):
+def gradient_task(job, lane, thread, control, phase):
     """Put one lane of the batch through the network."""
-    start, stop, s = int(job.settings[START]), int(job.settings[STOP]), job.settings
+    start, stop = rows_of(control, phase)
     a, b = lane_bounds(lane, _lanes_of(stop - start, job.p.size), stop - start)
-    job.errors[lane] = gradient(
-        job.layout, job.p, job.samples, job.order[start + a : start + b], s[WEIGHT],
-        job.work[thread], job.panel[thread], job.g[lane],
+    job.errors[thread, lane] = gradient(
+        job.layout, job.p, job.samples, job.order[start + a : start + b], job.settings[WEIGHT],
+        job.work[thread], job.panel[thread], job.g[thread, lane],
     )  # fmt: skip
 
 
 @inlined
-def update_task(job, part, parts):
+def update_task(job, part, parts, control, phase):
     """Update one part of the flat buffer."""
     s, size = job.settings, job.norms.size
-    lanes = _lanes_of(int(s[STOP]) - int(s[START]), job.p.size)
+    start, stop = rows_of(control, phase)
+    lanes = _lanes_of(stop - start, job.p.size)
     scalars = adam_scalars(job.p, int(s[STEPS]), s[LR], s[BETA1], s[BETA2], s[EPS], True)
     decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
     chunks = part * size // parts, (part + 1) * size // parts
-    update(job.layout, job.p, job.g, job.m, job.v, lanes, job.norms, chunks, decay, scalars)
+    update(job.layout, job.p, job.g, job.m, job.v, control, lanes, job.norms, chunks, decay, scalars)
 
 
 @inlined
 def share(job, thread, control, phase):
-    """Do what tasks of the phase this thread can claim, its own first."""
-    kind, tasks = kind_of(phase), tasks_of(phase)
+    """Do what tasks of the phase this thread can claim, its own first; returns how many it did."""
+    kind, tasks, done = kind_of(phase), tasks_of(phase), 0
     for i in range(tasks):
         task = (thread + i) % tasks
         if claim(control, task, phase):
             if kind == GRADIENT:
-                gradient_task(job, task, thread)
+                gradient_task(job, task, thread, control, phase)
             else:
-                update_task(job, task, tasks)
-            finish(control)
+                update_task(job, task, tasks, control, phase)
+            finish(control, task, phase, thread)
+            done += 1
+    return done
+
+
+@inlined
+def find_gradient(job, thread, control, lanes, start, stop, patience):
+    """Lead the phase that puts a batch through the network; returns how long a lane took this thread.
+
+    A lane that another thread has not finished within that time is done again here. Which of the two is first does not
+    matter, their bits are the same.
+    """
+    phase, began = open_phase(control, GRADIENT, lanes, start, stop), clock()
+    done = share(job, thread, control, phase)
+    if done > 0:
+        patience = (clock() - began) // done
+    for lane in range(lanes):
+        if not done_in_time(control, lane, phase, patience):
+            gradient_task(job, lane, thread, control, phase)
+            finish(control, lane, phase, thread)
+    return patience
+
+
+@inlined
+def make_update(job, thread, threads, control, start, stop):
+    """Lead the phase that updates the parameters."""
+    tasks = threads if job.p.size >= SHARED_UPDATE else 0
+    phase = open_phase(control, UPDATE, tasks, start, stop)
+    if tasks == 0:
+        update_task(job, 0, 1, control, phase)
+    share(job, thread, control, phase)
+    for part in range(tasks):
+        done_in_time(control, part, phase, FOREVER)
 
 
 @inlined
@@ -165,25 +212,32 @@ def lead(job, thread, threads, control):
 
     A batch whose weights are all zero is passed over.
     """
-    total, counted, settings = 0.0, 0, job.settings
+    total, counted, settings, patience = 0.0, 0, job.settings, FOREVER
     for start in range(0, job.order.size, job.batch_size):
         stop = min(start + job.batch_size, job.order.size)
         weight = total_weight(job.samples, job.order[start:stop])
         if weight == 0:
             continue
         settings[STEPS] += 1
-        settings[START], settings[STOP], settings[WEIGHT] = start, stop, weight
+        settings[WEIGHT] = weight
         lanes = _lanes_of(stop - start, job.p.size)
-        for kind in (GRADIENT, UPDATE):
-            tasks = lanes if kind == GRADIENT else threads
-            phase = open_phase(control, kind, tasks)
-            share(job, thread, control, phase)
-            close_phase(control, tasks)
-        errors, norm = np.sum(job.errors[:lanes]), np.sum(job.norms)
-        loss = 0.5 * (errors / job.layout.units[-1] + settings[ALPHA] * norm) / weight
+        patience = find_gradient(job, thread, control, lanes, start, stop, patience)
+        make_update(job, thread, threads, control, start, stop)
+        loss = batch_loss(job, control, lanes)
         total += loss * (stop - start)
         counted += stop - start
+    rest(control)
     return total / counted if counted else 0.0
+
+
+@inlined
+def batch_loss(job, control, lanes):
+    """Half the mean squared error of the batch, and the penalty on the weights before the update."""
+    errors = 0.0
+    for lane in range(lanes):
+        errors += job.errors[finisher(control, lane, GRADIENT), lane]
+    penalty = job.settings[ALPHA] * np.sum(job.norms)
+    return 0.5 * (errors / job.layout.units[-1] + penalty) / job.settings[WEIGHT]
 
 
 @inlined
@@ -253,10 +307,10 @@ class Engine(AbstractContextManager["Engine"]):
             batch_size,
             params.flat,
             *moments,
-            g=_aligned_rows(lanes, size, dtype),
+            g=_aligned_rows(threads * lanes, size, dtype).reshape(threads, lanes, -1),
             work=_aligned_rows(threads, work_size(layout, batch_size), dtype),
             panel=_aligned_rows(threads, panel_size(dtype), dtype),
-            errors=np.zeros(lanes),
+            errors=np.zeros((threads, lanes)),
             norms=np.zeros(-(-size // CHUNK)),
             settings=self._settings,
         )

@@ -2,137 +2,79 @@
 
 The leader, the thread that called `fit`, opens one phase of tasks after the other. Every thread claims tasks of the
 phase that is open, its own first; the leader opens the next phase when all are done. So the leader never waits for a
-thread that is asleep or held up elsewhere, only for a task that another thread has begun: alone, it does everything.
+thread that is asleep, only for one that has begun a task; and if the system takes the core away from that thread, the
+leader need not wait either: where tasks can be done twice, it does this one itself. Alone, it does everything.
 
 Numba's parallel loops instead cost a fork and a join each, abort when two threads launch them at once (workqueue), or
 end a forked child (GNU OpenMP). Here the threads live as long as the fit, so nothing is left for a fork to break, and
-no setting of Numba or of a BLAS is touched. Between two phases they spin for a moment; only then do they go to sleep.
+no setting of Numba or of a BLAS is touched. While phases follow each other they spin, leaving the core to whoever else
+wants it; after the last one only for a moment, then they go to sleep.
 """
 
+import contextlib
+import ctypes
+import functools
 import os
-import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from fastadam.atomics import clock, load, pause, store, swap_if, yield_core
 from fastadam.jit import JIT_DISABLED, device
 
-# The gang's shared words, each on a cache line of its own; from _CLAIMS on, the last phase in which a task was claimed.
+# The gang's shared words, each on a cache line of its own. From _CLAIM on, each task has a line: the last phase in
+# which it was claimed; and behind that, for each kind of phase, the last one in which it was finished, and by whom.
 _LINE = 8
-_PHASE, _DONE, _STOP, _FAILED, _CLAIMS = (line * _LINE for line in range(5))
+_PHASE, _FIRST, _LAST, _STOP, _FAILED, _CLAIM = (line * _LINE for line in range(6))
 
 MAX_TASKS = 64
 """Tasks that a phase may have."""
+
+REST = 0
+"""The kind of a phase after which none follows for a while; other kinds are small positive numbers."""
+
+FOREVER = 2**62
+"""Patience without end."""
 
 _SPINS_BEFORE_YIELD = 2_000
 _SPINS_BEFORE_SLEEP = 3_000
 _NAP_SECONDS = 0.02
 
 
-@intrinsic
-def _load(typingctx, array, index):
-    def codegen(context, builder, signature, arguments):
-        return builder.load_atomic(_word(context, builder, signature, arguments), "acquire", 8)
-
-    return types.int64(array, types.int64), codegen
-
-
-@intrinsic
-def _store(typingctx, array, index, value):
-    def codegen(context, builder, signature, arguments):
-        builder.store_atomic(arguments[2], _word(context, builder, signature, arguments), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.int64), codegen
-
-
-@intrinsic
-def _add(typingctx, array, index, value):
-    """Add to a word; returns what it was."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.atomic_rmw("add", _word(context, builder, signature, arguments), arguments[2], "acq_rel")
-
-    return types.int64(array, types.int64, types.int64), codegen
-
-
-@intrinsic
-def _swap_if(typingctx, array, index, expected, value):
-    """Put `value` into a word that still holds `expected`; returns whether it did."""
-
-    def codegen(context, builder, signature, arguments):
-        word = _word(context, builder, signature, arguments)
-        return builder.extract_value(builder.cmpxchg(word, arguments[2], arguments[3], "acq_rel", "acquire"), 1)
-
-    return types.boolean(array, types.int64, types.int64, types.int64), codegen
-
-
-def _word(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.gep(array.data, [arguments[1]])
-
-
-@intrinsic
-def _pause(typingctx):
-    """Tell the core that this thread spins."""
-
-    def codegen(context, builder, signature, arguments):
-        triple = context.codegen().magic_tuple()[0]
-        if triple.startswith(("x86_64", "i686")):
-            name, hint = "llvm.x86.sse2.pause", []
-        elif triple.startswith(("aarch64", "arm64")):
-            name, hint = "llvm.aarch64.hint", [ir.Constant(ir.IntType(32), 1)]
-        else:
-            return context.get_dummy_value()
-        function_type = ir.FunctionType(ir.VoidType(), [argument.type for argument in hint])
-        builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), hint)
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
-def _yield(typingctx):
-    """Let another thread have this core."""
-
-    def codegen(context, builder, signature, arguments):
-        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        function_type = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
 @device
 def _spin(spins):
     """Wait a moment: politely at first, then leaving the core to whoever else wants it."""
     if spins < _SPINS_BEFORE_YIELD:
-        _pause()
+        pause()
     else:
-        _yield()
+        yield_core()
 
 
 @device
-def open_phase(control, kind, tasks):
-    """Called by the leader: let all threads have the tasks of the next phase; returns the phase.
+def open_phase(control, kind, tasks, first, last):
+    """Called by the leader: let all threads have the tasks of the next phase, on rows `first:last`; returns the phase.
 
     A phase is one word: its number, the kind of its tasks and how many they are. Read apart, they could be of two
-    phases, and a late thread could claim a task that its phase never had.
+    phases, and a late thread could claim a task that its phase never had. The rows change between two phases.
     """
-    number = (_load(control, _PHASE) >> 16) + 1
+    number = (load(control, _PHASE) >> 16) + 2
+    store(control, _PHASE, (number - 1) << 16 | kind << 8)
+    store(control, _FIRST, first)
+    store(control, _LAST, last)
     phase = number << 16 | kind << 8 | tasks
-    _store(control, _DONE, 0)
-    _store(control, _PHASE, phase)
+    store(control, _PHASE, phase)
     return phase
+
+
+@device
+def rest(control):
+    """Called by the leader: say that no phase follows for a while."""
+    open_phase(control, REST, 0, 0, 0)
 
 
 @device
@@ -148,63 +90,77 @@ def tasks_of(phase):
 
 
 @device
+def rows_of(control, phase):
+    """The rows that a phase is about, or none if it is over."""
+    first, last = load(control, _FIRST), load(control, _LAST)
+    if load(control, _PHASE) != phase:
+        return 0, 0
+    return first, last
+
+
+@device
 def claim(control, task, phase):
-    """Whether this thread, and no other, is to do the task in this phase.
+    """Whether this thread is to do the task in this phase, and no other claims it.
 
     It fails for a phase that is over, too: then all its tasks were claimed. Phases only grow.
     """
-    last = _load(control, _CLAIMS + task * _LINE)
-    return last < phase and _swap_if(control, _CLAIMS + task * _LINE, last, phase)
+    last = load(control, _CLAIM + task * _LINE)
+    return last < phase and swap_if(control, _CLAIM + task * _LINE, last, phase)
 
 
 @device
-def finish(control):
-    """Report a claimed task as done."""
-    _add(control, _DONE, 1)
+def _result(task, kind):
+    return _CLAIM + task * _LINE + kind
 
 
 @device
-def close_phase(control, tasks):
-    """Called by the leader: wait until all tasks of the phase are done."""
-    spins = 0
-    while _load(control, _DONE) < tasks:
-        if _load(control, _FAILED) != 0:
+def finish(control, task, phase, thread):
+    """Report a task as done, with its result where this thread keeps its own; the first to report it counts."""
+    word, result = _result(task, kind_of(phase)), phase >> 16 << 8 | thread
+    last = load(control, word)
+    if last >> 8 < result >> 8:
+        swap_if(control, word, last, result)
+
+
+@device
+def finisher(control, task, kind):
+    """Which thread has the result of the task in the last phase of this kind."""
+    return load(control, _result(task, kind)) & 0xFF
+
+
+@device
+def done_in_time(control, task, phase, patience):
+    """Called by the leader: wait for a task that somebody has claimed, as long as patience lasts."""
+    spins, began = 0, clock()
+    while load(control, _result(task, kind_of(phase))) >> 8 < phase >> 16:
+        if clock() - began > patience:
+            return False
+        if load(control, _FAILED) != 0:
             raise RuntimeError("a thread of the gang failed in the middle of a task")
         _spin(spins)
         spins += 1
+    return True
 
 
 @device
 def await_phase(control, seen):
-    """Called by the others: spin until a phase after `seen` is open, or for a while; returns the phase."""
-    spins = 0
-    while _load(control, _PHASE) == seen and spins < _SPINS_BEFORE_SLEEP and _load(control, _STOP) == 0:
+    """Called by the others: spin until a phase after `seen` is open, or, if the leader rests, for a while.
+
+    Returns the phase.
+    """
+    spins, resting = 0, kind_of(seen) == REST
+    while load(control, _PHASE) == seen and load(control, _STOP) == 0:
+        if resting and spins >= _SPINS_BEFORE_SLEEP:
+            break
         _spin(spins)
         spins += 1
-    return _load(control, _PHASE)
+    return load(control, _PHASE)
 
 
 @device
 def dismissed(control):
     """Whether the leader has sent the others home."""
-    return _load(control, _STOP) != 0
-
-
-if JIT_DISABLED:  # interpreted code has one thread, which does every task in its turn
-
-    def open_phase(control, kind, tasks):
-        """Nothing to share."""
-        return kind << 8 | tasks
-
-    def claim(control, task, phase):
-        """Nobody else could do it."""
-        return True
-
-    def finish(control):
-        """Nobody waits."""
-
-    def close_phase(control, tasks):
-        """Nobody to wait for."""
+    return load(control, _STOP) != 0
 
 
 class _Cores:
@@ -257,12 +213,13 @@ class Gang:
     """
 
     def __init__(self, threads: int, follow: Callable[[int, NDArray[np.int64], int], int], exact: bool) -> None:
-        self.control = np.zeros(_CLAIMS + MAX_TASKS * _LINE, np.int64)
+        self.control = np.zeros(_CLAIM + MAX_TASKS * _LINE, np.int64)
         self._granted = 0 if exact else _cores.take(threads)
         self.threads = threads if exact else self._granted
         self._follow = follow
         self._bells = [threading.Event() for _ in range(1, self.threads)]
         self._others: list[threading.Thread] = []
+        self._leaders_core = -1
 
     def __enter__(self) -> Self:
         try:
@@ -282,12 +239,29 @@ class Gang:
 
     def wake(self) -> None:
         """Wake the threads that went to sleep: phases follow."""
+        if self._others:
+            self._make_room()
         for bell in self._bells:
             bell.set()
 
+    def _make_room(self) -> None:
+        """Keep the others off the core that the leader runs on, if there is another.
+
+        Else, while a thread of another library spins on that other core, the system lets the leader and its follower
+        take turns on one, and does not move them apart.
+        """
+        core = _current_core()
+        if core != self._leaders_core:
+            self._leaders_core = core
+            cores = os.sched_getaffinity(0) - {core}
+            with contextlib.suppress(OSError):  # not allowed here, or the thread has just ended
+                for other in self._others:
+                    os.sched_setaffinity(other.native_id or 0, cores or {core})
+
     def _dismiss(self) -> None:
         self.control[_STOP] = 1
-        self.wake()
+        for bell in self._bells:
+            bell.set()
         for other in self._others:
             other.join()
         _cores.give_back(self._granted)
@@ -303,3 +277,14 @@ class Gang:
         except BaseException:  # the leader may be waiting for the task that this thread was at
             self.control[_FAILED] = 1
             raise
+
+
+@functools.cache
+def _core_getter() -> Callable[[], int]:
+    """What tells on which core the calling thread runs; -1 where the system does not, or does not let it choose."""
+    known = hasattr(os, "sched_setaffinity") and getattr(ctypes.CDLL(None), "sched_getcpu", None)
+    return known or (lambda: -1)
+
+
+def _current_core() -> int:
+    return _core_getter()()

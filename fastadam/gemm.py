@@ -7,6 +7,9 @@ more than the arithmetic.
 
 The innermost loop is a tile of `TILE_ROWS` rows by one or two vectors, held in registers. The right-hand matrix is
 copied panel by panel into the order in which the tile reads it; for a transposed one, the copy transposes.
+
+Matrices that are as wide as a layer may have longer rows than the layer has units: what lies beyond is neither read nor
+written. How many columns count, the other matrices of the product say: weights and their gradients have no such gap.
 """
 
 from collections.abc import Callable
@@ -285,7 +288,7 @@ def _multiply_panel(A, k, inner, panel, C, j, columns, wide, accumulate):
     """Multiply all rows of A[:, k : k + inner] with the panel, into columns j onwards of C."""
     a_row, a_inner = A.strides[0] // A.itemsize, A.strides[1] // A.itemsize
     c_row = C.strides[0] // C.itemsize
-    i, rows = 0, A.shape[0]
+    i, rows = 0, C.shape[0]
     while i < rows:
         a, c = i * a_row + k * a_inner, i * c_row + j
         left = rows - i
@@ -325,7 +328,7 @@ def squared_norm(a, start, stop):
 def _matvec(A, b, C, accumulate):
     """C ← A · b, or C + A · b, for a single column, which would fill but one lane of a tile."""
     for i in range(A.shape[0]):
-        product = _dot(A, i * A.shape[1], b, 0, A.shape[1])
+        product = _dot(A, i * A.shape[1], b, 0, b.shape[0])
         C[i, 0] = C[i, 0] + product if accumulate else product
 
 
@@ -336,17 +339,17 @@ def _transposed_matvec(A, b, c, accumulate):
         c[:] = 0
     for i in range(A.shape[0]):
         factor = b[i]
-        for j in range(A.shape[1]):
+        for j in range(c.size):
             c[j] += A[i, j] * factor
 
 
 @inlined
 def _matmul_tiled(A, B, C, accumulate, panel):
-    lanes = VECTOR_BYTES // B.itemsize
-    for k in range(0, A.shape[1], INNER):
-        inner = min(INNER, A.shape[1] - k)
-        for j in range(0, C.shape[1], 2 * lanes):
-            columns = min(2 * lanes, C.shape[1] - j)
+    lanes, n_columns = VECTOR_BYTES // B.itemsize, min(B.shape[1], C.shape[1])
+    for k in range(0, B.shape[0], INNER):
+        inner = min(INNER, B.shape[0] - k)
+        for j in range(0, n_columns, 2 * lanes):
+            columns = min(2 * lanes, n_columns - j)
             wide = columns > lanes
             width = 2 * lanes if wide else lanes
             _copy_rows(B, k * B.shape[1] + j, B.shape[1], columns, panel, width, inner)
@@ -356,7 +359,7 @@ def _matmul_tiled(A, B, C, accumulate, panel):
 @inlined
 def matmul(A, B, C, accumulate, panel):
     """C ← A · B, or C + A · B; all row-major; `panel` is working memory."""
-    if C.shape[1] == 1:
+    if B.shape[1] == 1:
         _matvec(A, B, C, accumulate)
     else:
         _matmul_tiled(A, B, C, accumulate, panel)
@@ -375,10 +378,10 @@ def transposed_matmul(A, B, C, accumulate, panel):
 def matmul_transposed(A, B, C, panel):
     """C ← A · Bᵀ; all row-major; `panel` is working memory."""
     lanes = VECTOR_BYTES // B.itemsize
-    for k in range(0, A.shape[1], INNER):
-        inner = min(INNER, A.shape[1] - k)
-        for j in range(0, C.shape[1], 2 * lanes):
-            columns = min(2 * lanes, C.shape[1] - j)
+    for k in range(0, B.shape[1], INNER):
+        inner = min(INNER, B.shape[1] - k)
+        for j in range(0, B.shape[0], 2 * lanes):
+            columns = min(2 * lanes, B.shape[0] - j)
             wide = columns > lanes
             _pack_transposed(B, k, inner, j, columns, 2 * lanes if wide else lanes, panel)
             _multiply_panel(A, k, inner, panel, C, j, columns, wide, k > 0)
@@ -392,12 +395,13 @@ if JIT_DISABLED:
 
     def matmul(A, B, C, accumulate, panel):
         """C ← A · B, or C + A · B, where nothing is compiled."""
+        C, A, B = C[:, : B.shape[1]], A[:, : B.shape[0]], B[:, : C.shape[1]]
         C[:] = C + A @ B if accumulate else A @ B
 
     def transposed_matmul(A, B, C, accumulate, panel):
         """C ← Aᵀ · B, or C + Aᵀ · B, where nothing is compiled."""
-        matmul(A.T, B, C, accumulate, panel)
+        matmul(A.T[: C.shape[0]], B, C, accumulate, panel)
 
     def matmul_transposed(A, B, C, panel):
         """C ← A · Bᵀ, where nothing is compiled."""
-        C[:] = A @ B.T
+        C[:, : B.shape[0]] = A[:, : B.shape[1]] @ B.T

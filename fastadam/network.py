@@ -33,6 +33,8 @@ class Layout(NamedTuple):
 
     units: Array
     """Units of each layer, the input first: n_layers."""
+    columns: Array
+    """Elements from one row of each layer's activations to the next: n_layers; see `row_length`."""
     weights: Array
     """Offset of each weight matrix in the flat parameters: n_layers - 1."""
     biases: Array
@@ -40,7 +42,7 @@ class Layout(NamedTuple):
     activation: int
     """Code of the hidden activation; the output has none."""
     widest: int
-    """Units of the widest layer."""
+    """Elements of a row of the widest layer."""
     work: int
     """Elements of working memory for a row: the activations of each layer and two areas of deltas."""
 
@@ -66,34 +68,34 @@ def add_bias_and_activate(Z, b, activation):
     zero, one = Z.dtype.type(0), Z.dtype.type(1)  # a plain 0 or 1 would make float32 arithmetic float64
     for i in range(Z.shape[0]):
         if activation == RELU:
-            for j in range(Z.shape[1]):
+            for j in range(b.size):
                 z = Z[i, j] + b[j]
                 Z[i, j] = zero if z <= zero else z  # written so that NaN stays NaN
         elif activation == TANH:
-            for j in range(Z.shape[1]):
+            for j in range(b.size):
                 Z[i, j] = math.tanh(Z[i, j] + b[j])
         elif activation == LOGISTIC:
-            for j in range(Z.shape[1]):
+            for j in range(b.size):
                 Z[i, j] = one / (one + math.exp(-(Z[i, j] + b[j])))
         else:
-            for j in range(Z.shape[1]):
+            for j in range(b.size):
                 Z[i, j] += b[j]
 
 
 @device
-def multiply_by_derivative(D, A, activation):
-    """D ← D · f'(z), from the activations A = f(z)."""
+def multiply_by_derivative(D, A, units, activation):
+    """D ← D · f'(z), from the activations A = f(z) of so many units."""
     zero, one = D.dtype.type(0), D.dtype.type(1)  # and what is read is read always: a load in a branch is no vector
     for i in range(D.shape[0]):
         if activation == RELU:
-            for j in range(D.shape[1]):
+            for j in range(units):
                 d, a = D[i, j], A[i, j]
                 D[i, j] = zero if a == zero else d
         elif activation == TANH:
-            for j in range(D.shape[1]):
+            for j in range(units):
                 D[i, j] *= one - A[i, j] * A[i, j]
         elif activation == LOGISTIC:
-            for j in range(D.shape[1]):
+            for j in range(units):
                 D[i, j] *= A[i, j] * (one - A[i, j])
 
 
@@ -103,7 +105,7 @@ def sum_rows(D, out, accumulate):
     if not accumulate:
         out[:] = 0
     for i in range(D.shape[0]):
-        for j in range(D.shape[1]):
+        for j in range(out.size):
             out[j] += D[i, j]
 
 
@@ -123,7 +125,7 @@ def sparse_forward(samples, rows, W, Z):
     for i in range(rows.size):
         for entry in range(samples.indptr[rows[i]], samples.indptr[rows[i] + 1]):
             x, w = samples.data[entry], W[samples.indices[entry]]
-            for j in range(Z.shape[1]):
+            for j in range(w.size):
                 Z[i, j] += x * w[j]
 
 
@@ -135,7 +137,7 @@ def sparse_weight_gradient(samples, rows, D, G, accumulate):
     for i in range(rows.size):
         for entry in range(samples.indptr[rows[i]], samples.indptr[rows[i] + 1]):
             x, g = samples.data[entry], G[samples.indices[entry]]
-            for j in range(D.shape[1]):
+            for j in range(g.size):
                 g[j] += x * D[i, j]
 
 
@@ -152,20 +154,20 @@ def matrix(flat, offset, rows, columns):
 def forward(layout, p, samples, rows, work, panel):
     """Run the rows through the network; returns the offset in `work` of the last layer's activations.
 
-    The activations of layer k, a (rows, units[k]) matrix, follow those of layer k - 1 in `work`, which begins with
+    The activations of layer k, a (rows, columns[k]) matrix, follow those of layer k - 1 in `work`, which begins with
     the gathered input, or a gap in its place if the input is sparse.
     """
     n, last = rows.size, layout.units.size - 1
     here, dense = 0, samples.X.shape[0] > 0
     if dense:
-        gather_rows(samples.X, rows, matrix(work, 0, n, layout.units[0]))
+        gather_rows(samples.X, rows, matrix(work, 0, n, layout.columns[0]))
     for k in range(last):
         fan_in, fan_out = layout.units[k], layout.units[k + 1]
-        after = here + n * fan_in
+        after = here + n * layout.columns[k]
         W = matrix(p, layout.weights[k], fan_in, fan_out)
-        Z = matrix(work, after, n, fan_out)
+        Z = matrix(work, after, n, layout.columns[k + 1])
         if k > 0 or dense:
-            matmul(matrix(work, here, n, fan_in), W, Z, False, panel)
+            matmul(matrix(work, here, n, layout.columns[k]), W, Z, False, panel)
         else:
             sparse_forward(samples, rows, W, Z)
         b = p[layout.biases[k] : layout.biases[k] + fan_out]
@@ -184,7 +186,7 @@ def squared_error(samples, rows, Z, scale):
     for i in range(rows.size):
         weight = samples.weight[rows[i]] if samples.weight.size else Z.dtype.type(1)
         factor = Z.dtype.type(weight / scale)
-        for j in range(Z.shape[1]):
+        for j in range(samples.y.shape[1]):
             error = Z[i, j] - samples.y[rows[i], j]
             total += weight * error * error
             Z[i, j] = error * factor
@@ -198,14 +200,14 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
     Deltas of the hidden layers alternate between two areas behind the activations.
     """
     n, last = rows.size, layout.units.size - 1
-    behind, widest = here + n * layout.units[last], n * layout.widest
+    behind, widest = here + n * layout.columns[last], n * layout.widest
     delta_at = here
     for k in range(last - 1, -1, -1):
         fan_in, fan_out = layout.units[k], layout.units[k + 1]
-        before = here - n * fan_in
-        D = matrix(work, delta_at, n, fan_out)
+        before = here - n * layout.columns[k]
+        D = matrix(work, delta_at, n, layout.columns[k + 1])
         G = matrix(g, layout.weights[k], fan_in, fan_out)
-        A = matrix(work, before, n, fan_in)
+        A = matrix(work, before, n, layout.columns[k])
         if k > 0 or samples.X.shape[0] > 0:
             transposed_matmul(A, D, G, accumulate, panel)
         else:
@@ -213,9 +215,9 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
         sum_rows(D, g[layout.biases[k] : layout.biases[k] + fan_out], accumulate)
         if k > 0:  # nobody needs the gradient of the input
             delta_at = behind + (k % 2) * widest
-            D_before = matrix(work, delta_at, n, fan_in)
+            D_before = matrix(work, delta_at, n, layout.columns[k])
             matmul_transposed(D, matrix(p, layout.weights[k], fan_in, fan_out), D_before, panel)
-            multiply_by_derivative(D_before, A, layout.activation)
+            multiply_by_derivative(D_before, A, fan_in, layout.activation)
         here = before
 
 
@@ -240,7 +242,7 @@ def gradient(layout, p, samples, rows, scale, work, panel, g):
     for start in range(0, rows.size, BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
         here = forward(layout, p, samples, block, work, panel)
-        errors += squared_error(samples, block, matrix(work, here, block.size, layout.units[-1]), scale)
+        errors += squared_error(samples, block, matrix(work, here, block.size, layout.columns[-1]), scale)
         backward(layout, p, samples, block, work, here, g, start > 0, panel)
     return errors
 
@@ -251,7 +253,8 @@ def predict_rows(layout, p, samples, rows, work, panel, out):
     for start in range(0, rows.size, BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
         here = forward(layout, p, samples, block, work, panel)
-        out[start : start + block.size] = matrix(work, here, block.size, layout.units[-1])
+        Z = matrix(work, here, block.size, layout.columns[-1])
+        out[start : start + block.size] = Z[:, : out.shape[1]]
 
 
 # --- the Python side ------------------------------------------------------------------------------------------------
@@ -297,14 +300,25 @@ def layout_of(params: FlatBuffer, activation: str) -> Layout:
     """Where the weights and biases of a network with the shapes of `shapes_of` lie in its buffer."""
     layers = range(len(params) // 2)
     units = [params["W0"].shape[0], *(params[f"b{k}"].size for k in layers)]
+    columns = [row_length(n, params.dtype.itemsize) for n in units]
     return Layout(
         units=np.array(units, np.int64),
+        columns=np.array(columns, np.int64),
         weights=np.array([params.offsets[f"W{k}"] for k in layers], np.int64),
         biases=np.array([params.offsets[f"b{k}"] for k in layers], np.int64),
         activation=ACTIVATIONS[activation],
-        widest=max(units),
-        work=sum(units) + 2 * max(units),
+        widest=max(columns),
+        work=sum(columns) + 2 * max(columns),
     )
+
+
+def row_length(units: int, itemsize: int) -> int:
+    """Elements from one row of activations to the next: a cache line more than the units where these fill whole pages.
+
+    Elements that stand below each other, which a transposed product reads together, would all fall into the same few
+    places of the cache.
+    """
+    return units + 64 // itemsize if units * itemsize % 4096 == 0 else units
 
 
 def work_size(layout: Layout, rows: int) -> int:

@@ -1,5 +1,7 @@
 """The engine: the same bits on any number of threads, whatever the other threads are doing."""
 
+import threading
+
 import numba
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from naive import assert_same_bits
 from sklearn.exceptions import ConvergenceWarning
 
 from fastadam import MLPRegressor
-from fastadam.gang import claim, kind_of, open_phase, tasks_of
+from fastadam.atomics import load
+from fastadam.gang import claim, done_in_time, finish, finisher, kind_of, open_phase, rows_of, tasks_of
 from fastadam.jit import JIT_DISABLED
 
 pytestmark = [
@@ -16,10 +19,10 @@ pytestmark = [
 ]
 
 
-def fit(n_threads, dtype, batch_size, max_iter):
+def fit(n_threads, dtype, batch_size, max_iter, hidden=(16,)):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((900, 8)).astype(dtype), rng.standard_normal((900, 2)).astype(dtype)
-    model = MLPRegressor(hidden_layer_sizes=(16,), activation="tanh")
+    model = MLPRegressor(hidden_layer_sizes=hidden, activation="tanh")
     model.set_params(batch_size=batch_size, max_iter=max_iter, random_state=0, n_iter_no_change=np.inf)
     return model.set_params(n_threads=n_threads).fit(X, y)
 
@@ -37,17 +40,70 @@ def test_the_model_is_the_same_bits_on_any_number_of_threads(dtype, batch_size):
 @numba.njit
 def claims_of_a_late_thread(control):
     """Open a phase of two tasks, do them, open one of four; then claim as a thread that still has the first."""
-    first = open_phase(control, 0, 2)
+    first = open_phase(control, 1, 2, 0, 10)
     done = [claim(control, task, first) for task in range(tasks_of(first))]
-    second = open_phase(control, 1, 4)
+    second = open_phase(control, 2, 4, 10, 30)
     late = [claim(control, task, first) for task in range(tasks_of(first))]
     own = [claim(control, task, second) for task in range(tasks_of(second))]
-    return done, late, own, (kind_of(first), kind_of(second))
+    return done, late, own, (kind_of(first), kind_of(second)), (rows_of(control, first), rows_of(control, second))
 
 
 def test_a_phase_keeps_its_tasks_and_nobody_claims_one_of_a_phase_that_is_over():
-    done, late, own, kinds = claims_of_a_late_thread(np.zeros(1000, np.int64))
-    assert (list(done), list(late), list(own), kinds) == ([True] * 2, [False] * 2, [True] * 4, (0, 1))
+    done, late, own, kinds, rows = claims_of_a_late_thread(np.zeros(1000, np.int64))
+    assert (list(done), list(late), list(own), kinds) == ([True] * 2, [False] * 2, [True] * 4, (1, 2))
+    assert rows == ((0, 0), (10, 30))
+
+
+@numba.njit
+def results_of_a_late_thread(control):
+    """Thread 3 claims a task and is late: thread 0 does it again, and then all of the next phases."""
+    first = open_phase(control, 1, 1, 0, 10)
+    claimed = claim(control, 0, first)
+    in_time = done_in_time(control, 0, first, 1000)
+    finish(control, 0, first, 0)
+    finish(control, 0, first, 3)
+    results = [finisher(control, 0, 1)]
+    second = open_phase(control, 2, 1, 0, 10)
+    finish(control, 0, second, 2)
+    results += [finisher(control, 0, 1), finisher(control, 0, 2)]
+    third = open_phase(control, 1, 1, 10, 20)
+    finish(control, 0, first, 3)
+    still_waiting = not done_in_time(control, 0, third, 1000)
+    finish(control, 0, third, 1)
+    results += [finisher(control, 0, 1), finisher(control, 0, 2)]
+    return claimed, in_time, still_waiting, results
+
+
+def test_of_a_task_done_twice_the_first_result_counts_and_a_late_one_is_no_result_of_a_later_phase():
+    claimed, in_time, still_waiting, results = results_of_a_late_thread(np.zeros(1000, np.int64))
+    assert (claimed, in_time, still_waiting) == (True, False, True)
+    assert list(results) == [0, 0, 2, 1, 2]
+
+
+@numba.njit(nogil=True)
+def spin(control):
+    """Take a core, as the threads of a BLAS do for a while after their last call."""
+    while load(control, 0) == 0:
+        pass
+
+
+@pytest.mark.parametrize("hidden", [(16,), (130, 130)])
+def test_the_bits_are_the_same_while_other_threads_take_the_cores(hidden):
+    """The system takes the core away from threads in the middle of a task, which is then done twice."""
+    one = fit(1, np.float32, 450, max_iter=60, hidden=hidden)
+    control = np.zeros(1, np.int64)
+    spinners = [threading.Thread(target=spin, args=(control,)) for _ in range(2)]
+    for spinner in spinners:
+        spinner.start()
+    try:
+        for n_threads in (2, 4):
+            other = fit(n_threads, np.float32, 450, max_iter=60, hidden=hidden)
+            assert other.loss_curve_ == one.loss_curve_
+            assert_same_bits(other._params.flat, one._params.flat)
+    finally:
+        control[0] = 1
+        for spinner in spinners:
+            spinner.join()
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ PACKAGE = Path(fastadam.__file__).parent
 LAYERS = [
     {"rules", "buffers", "_cache", "_threads"},
     {"jit"},
-    {"cpu", "cuda", "gang", "gemm"},
+    {"atomics", "cpu", "cuda", "gemm"},
+    {"gang"},
     {"kernels", "network", "schedules"},
     {"engine", "optimizers"},
     {"trainer"},

@@ -209,3 +209,10 @@ def test_the_same_fit_twice_gives_the_same_bits():
     first, second = (trained(X, Y, epochs=3, hidden_layer_sizes=(50,), batch_size=450) for _ in range(2))
     assert first.loss_curve_ == second.loss_curve_
     assert_same_bits(first.predict(X), second.predict(X))
+
+
+@pytest.mark.parametrize(("dtype", "units"), [(np.float32, 1024), (np.float64, 512)])
+def test_layers_whose_rows_fill_pages(dtype, units):
+    """In working memory these have longer rows than units."""
+    X, Y = data(60, units, 2, dtype)
+    assert_like_naive(X, Y, hidden_layer_sizes=(units, 3, units), batch_size=25)
