@@ -26,6 +26,7 @@ import numpy as np
 from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
@@ -101,7 +102,8 @@ class KernelCache(_Cache):  # type: ignore[misc]
             entry.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        target_context.refresh()
+        # Of all that Numba gets ready to compile, which takes a tenth of a second, loading needs this alone.
+        rtsys.initialize(target_context)
         path = self._entry(sig, target_context.codegen())
         if path is None:
             return None

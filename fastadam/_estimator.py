@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -311,6 +310,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         everything = np.arange(n_samples)
         if not self.early_stopping:
             return everything, None
+        from sklearn.model_selection import train_test_split  # a tenth of a second to import
+
         training, validation = train_test_split(
             everything, random_state=random_state, test_size=self.validation_fraction
         )

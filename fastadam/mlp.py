@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
-from sklearn.metrics import r2_score
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import validate_data
@@ -227,4 +226,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:
+        from sklearn.metrics import r2_score  # a tenth of a second to import, for early stopping alone
+
         return lambda predicted: float(r2_score(y, predicted, sample_weight=sample_weight))
