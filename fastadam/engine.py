@@ -236,8 +236,10 @@ def batch_loss(job, control, lanes):
     errors = 0.0
     for lane in range(lanes):
         errors += job.errors[finisher(control, lane, GRADIENT), lane]
-    penalty = job.settings[ALPHA] * np.sum(job.norms)
-    return 0.5 * (errors / job.layout.units[-1] + penalty) / job.settings[WEIGHT]
+    norm = 0.0
+    for chunk in range(job.norms.size):
+        norm += job.norms[chunk]
+    return 0.5 * (errors / job.layout.units[-1] + job.settings[ALPHA] * norm) / job.settings[WEIGHT]
 
 
 @inlined

@@ -268,9 +268,9 @@ def _dot(typingctx, a, a_at, b, b_at, size):
     return given, codegen
 
 
-_tiles = {(rows, vectors): _tile(rows, vectors) for rows in (TILE_ROWS, 4, 2, 1) for vectors in (1, 2)}
-_full_2, _four_2, _two_2, _one_2 = (_tiles[rows, 2] for rows in (TILE_ROWS, 4, 2, 1))
-_full_1, _four_1, _two_1, _one_1 = (_tiles[rows, 1] for rows in (TILE_ROWS, 4, 2, 1))
+_tiles = {(rows, vectors): _tile(rows, vectors) for rows in (TILE_ROWS, 4, 1) for vectors in (1, 2)}
+_full_2, _four_2, _one_2 = (_tiles[rows, 2] for rows in (TILE_ROWS, 4, 1))
+_full_1, _four_1, _one_1 = (_tiles[rows, 1] for rows in (TILE_ROWS, 4, 1))
 
 
 @device
@@ -284,37 +284,33 @@ def _pack_transposed(B, k, inner, j, columns, width, panel):
 
 
 @device
-def _multiply_panel(A, k, inner, panel, C, j, columns, wide, accumulate):
-    """Multiply all rows of A[:, k : k + inner] with the panel, into columns j onwards of C."""
-    a_row, a_inner = A.strides[0] // A.itemsize, A.strides[1] // A.itemsize
-    c_row = C.strides[0] // C.itemsize
-    i, rows = 0, C.shape[0]
+def _multiply_panel(a, at, a_row, a_inner, inner, panel, C, j, columns, wide, accumulate):
+    """Multiply all rows of a matrix with the panel, into columns j onwards of C.
+
+    The matrix lies in the flat `a` from `at` on, its rows `a_row` elements apart, its columns `a_inner`: so that
+    matrices and transposed ones are served by the same compiled function.
+    """
+    i, rows, c_row = 0, C.shape[0], C.shape[1]
     while i < rows:
-        a, c = i * a_row + k * a_inner, i * c_row + j
+        here, c = at + i * a_row, i * c_row + j
         left = rows - i
         if left >= TILE_ROWS:
             if wide:
-                _full_2(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+                _full_2(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
             else:
-                _full_1(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+                _full_1(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
             i += TILE_ROWS
         elif left >= 4:
             if wide:
-                _four_2(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+                _four_2(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
             else:
-                _four_1(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+                _four_1(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
             i += 4
-        elif left >= 2:
-            if wide:
-                _two_2(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
-            else:
-                _two_1(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
-            i += 2
         else:
             if wide:
-                _one_2(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+                _one_2(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
             else:
-                _one_1(A, a, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+                _one_1(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
             i += 1
 
 
@@ -343,8 +339,8 @@ def _transposed_matvec(A, b, c, accumulate):
             c[j] += A[i, j] * factor
 
 
-@inlined
-def _matmul_tiled(A, B, C, accumulate, panel):
+@device
+def _matmul_tiled(a, a_row, a_inner, B, C, accumulate, panel):
     lanes, n_columns = VECTOR_BYTES // B.itemsize, min(B.shape[1], C.shape[1])
     for k in range(0, B.shape[0], INNER):
         inner = min(INNER, B.shape[0] - k)
@@ -353,7 +349,7 @@ def _matmul_tiled(A, B, C, accumulate, panel):
             wide = columns > lanes
             width = 2 * lanes if wide else lanes
             _copy_rows(B, k * B.shape[1] + j, B.shape[1], columns, panel, width, inner)
-            _multiply_panel(A, k, inner, panel, C, j, columns, wide, accumulate or k > 0)
+            _multiply_panel(a, k * a_inner, a_row, a_inner, inner, panel, C, j, columns, wide, accumulate or k > 0)
 
 
 @inlined
@@ -362,7 +358,7 @@ def matmul(A, B, C, accumulate, panel):
     if B.shape[1] == 1:
         _matvec(A, B, C, accumulate)
     else:
-        _matmul_tiled(A, B, C, accumulate, panel)
+        _matmul_tiled(A.reshape(A.size), A.shape[1], 1, B, C, accumulate, panel)
 
 
 @inlined
@@ -371,20 +367,20 @@ def transposed_matmul(A, B, C, accumulate, panel):
     if C.shape[1] == 1:
         _transposed_matvec(A, B.reshape(B.size), C.reshape(C.size), accumulate)
     else:
-        _matmul_tiled(A.T, B, C, accumulate, panel)
+        _matmul_tiled(A.reshape(A.size), 1, A.shape[1], B, C, accumulate, panel)
 
 
 @inlined
 def matmul_transposed(A, B, C, panel):
     """C ← A · Bᵀ; all row-major; `panel` is working memory."""
-    lanes = VECTOR_BYTES // B.itemsize
+    a, lanes = A.reshape(A.size), VECTOR_BYTES // B.itemsize
     for k in range(0, B.shape[1], INNER):
         inner = min(INNER, B.shape[1] - k)
         for j in range(0, B.shape[0], 2 * lanes):
             columns = min(2 * lanes, B.shape[0] - j)
             wide = columns > lanes
             _pack_transposed(B, k, inner, j, columns, 2 * lanes if wide else lanes, panel)
-            _multiply_panel(A, k, inner, panel, C, j, columns, wide, k > 0)
+            _multiply_panel(a, k, A.shape[1], 1, inner, panel, C, j, columns, wide, k > 0)
 
 
 if JIT_DISABLED:

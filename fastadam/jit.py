@@ -4,6 +4,7 @@ Strict IEEE arithmetic (no fastmath), NumPy's error model (without it each divis
 the GIL released, and a disk cache that cannot be stale.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,15 @@ def device(function: Callable[..., Any]) -> Any:
 
     Python cannot call it, which saves a sixth of the time to compile.
     """
-    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
+    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
+    if not JIT_DISABLED:
+        dispatcher.get_call_template = functools.partial(_call_template, dispatcher.get_call_template)
+    return dispatcher
+
+
+def _call_template(template_of: Callable[..., Any], args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+    """Type a call without regard to constants among its arguments, each of which Numba would compile anew for."""
+    return template_of(tuple(map(types.unliteral, args)), {name: types.unliteral(kws[name]) for name in kws})
 
 
 def inlined(function: Callable[..., Any]) -> Any:
