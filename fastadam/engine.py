@@ -114,7 +114,7 @@ def add_lanes(g, control, lanes, start, stop):
     return summed
 
 
-@device
+@inlined
 def update(layout, p, g, m, v, control, lanes, norms, chunks, decay, scalars):
     """Update the given chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
 
@@ -137,7 +137,7 @@ def update(layout, p, g, m, v, control, lanes, norms, chunks, decay, scalars):
                 _update_biases(p, summed, m, v, v, a, b, 0, decay, scalars)
 
 
-@inlined
+@device
 def gradient_task(job, lane, thread, control, phase):
     """Put one lane of the batch through the network."""
     start, stop = rows_of(control, phase)
@@ -148,7 +148,7 @@ def gradient_task(job, lane, thread, control, phase):
     )  # fmt: skip
 
 
-@inlined
+@device
 def update_task(job, part, parts, control, phase):
     """Update one part of the flat buffer."""
     s, size = job.settings, job.norms.size

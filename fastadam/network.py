@@ -232,7 +232,7 @@ def total_weight(samples, rows):
     return total
 
 
-@device
+@inlined
 def gradient(layout, p, samples, rows, scale, work, panel, g):
     """Write the gradient of the squared error over these rows, divided by `scale`, to `g`; return the error's sum.
 
