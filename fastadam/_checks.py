@@ -1,0 +1,77 @@
+"""Checks of what is given: each takes the name of an argument and its value, and returns the value to keep."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any
+
+_INTERVALS: dict[str, Callable[[float], bool]] = {
+    "[0, inf)": lambda number: 0 <= number < math.inf,
+    "(0, inf)": lambda number: 0 < number < math.inf,
+    "[0, 1]": lambda number: 0 <= number <= 1,
+    "[0, 1)": lambda number: 0 <= number < 1,
+    "[-inf, inf]": lambda number: not math.isnan(number),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A dataclass that checks its fields: one of the type `Annotated[float, check]` keeps what `check` returns."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            for check in getattr(field.type, "__metadata__", ()):
+                object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
+
+
+def real(name: str, value: float) -> float:
+    """Any number, also NaN, as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:  # an integer or a fraction
+        return math.inf if value > 0 else -math.inf
+
+
+def number(name: str, value: float, interval: str = "[0, inf)") -> float:
+    """A number that is, as a float, in an interval."""
+    result = real(name, value)  # before the comparison: 1 - 10**-30 is below 1, and its float is not
+    if not _INTERVALS[interval](result):
+        raise ValueError(f"{name} must be in {interval}, got {value!r}")
+    return result
+
+
+def count(name: str, value: int, least: int = 1) -> int:
+    """An integer of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def items(name: str, value: Sequence[Any]) -> Sequence[Any]:
+    """A list, a tuple, or another sequence that is no text."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise TypeError(f"{name} must be a list or tuple, got {value!r}")
+    return value
+
+
+def ascending(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Integers of at least 0, none less than the one before it."""
+    counts = tuple(count(f"{name}[{k}]", item, 0) for k, item in enumerate(items(name, value)))
+    if any(later < earlier for earlier, later in pairwise(counts)):
+        raise ValueError(f"{name} must be in ascending order, got {value!r}")
+    return counts
+
+
+def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+    """One of several values of one type."""
+    if not isinstance(value, type(allowed[0])):
+        raise TypeError(f"{name} must be one of {allowed}, got {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+    return value
