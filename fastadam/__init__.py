@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadam import kernels
 from fastadam.buffers import FlatBuffer
-from fastadam.optimizers import Adam
+from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
 if TYPE_CHECKING:
     from fastadam.environment import info, warmup
@@ -16,7 +16,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "FlatBuffer", "MLPRegressor", "__version__", "info", "kernels", "warmup"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "FlatBuffer",
+    "Lion",
+    "MLPRegressor",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "__version__",
+    "info",
+    "kernels",
+    "warmup",
+]  # fmt: skip
 
 _HOMES = {"MLPRegressor": "fastadam.mlp", "info": "fastadam.environment", "warmup": "fastadam.environment"}
 

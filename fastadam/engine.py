@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam import rules
 from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
-from fastadam.cpu import AdamVariant, adam_loop, adam_scalars
+from fastadam.cpu import HYPER, Variant, element_loop, step_scalars
 from fastadam.gang import (
     FOREVER,
     Gang,
@@ -57,11 +58,13 @@ SHARED_UPDATE = 2**4
 """Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-LR, BETA1, BETA2, EPS, ALPHA, STEPS, WEIGHT = range(7)
+# The first are a group's, as `step_scalars` wants them.
+LR, BETA1, BETA2, EPS, ALPHA, STEPS, WEIGHT = range(HYPER, HYPER + 7)
 GRADIENT, UPDATE = range(1, 3)
 
-_update_weights = adam_loop(AdamVariant("coupled"))
-_update_biases = adam_loop(AdamVariant())
+_update_weights = element_loop(Variant(rules.ADAM_HAT, "coupled"))
+_update_biases = element_loop(Variant(rules.ADAM_HAT))
+_adam_scalars = step_scalars(rules.ADAM_HAT)
 
 
 class Job(NamedTuple):
@@ -131,10 +134,10 @@ def update(layout, p, g, m, v, control, lanes, norms, chunks, decay, scalars):
             a, b = max(start, weights), min(stop, biases)
             if a < b:
                 norms[chunk] += squared_norm(p, a, b)
-                _update_weights(p, summed, m, v, v, a, b, 0, decay, scalars)
+                _update_weights(p, summed, (m, v), a, b, 0, decay, scalars, ())
             a, b = max(start, biases), min(stop, end)
             if a < b:
-                _update_biases(p, summed, m, v, v, a, b, 0, decay, scalars)
+                _update_biases(p, summed, (m, v), a, b, 0, decay, scalars, ())
 
 
 @device
@@ -154,7 +157,7 @@ def update_task(job, part, parts, control, phase):
     s, size = job.settings, job.norms.size
     start, stop = rows_of(control, phase)
     lanes = _lanes_of(stop - start, job.p.size)
-    scalars = adam_scalars(job.p, int(s[STEPS]), s[LR], s[BETA1], s[BETA2], s[EPS], True)
+    scalars = _adam_scalars(job.p, int(s[STEPS]), s)
     decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
     chunks = part * size // parts, (part + 1) * size // parts
     update(job.layout, job.p, job.g, job.m, job.v, control, lanes, job.norms, chunks, decay, scalars)
@@ -331,7 +334,7 @@ class Engine(AbstractContextManager["Engine"]):
     ) -> tuple[float, int]:
         """Train on the samples in this order; returns the mean loss, and the step count that was `t` before."""
         self._order[:] = order
-        self._settings[: STEPS + 1] = lr, *betas, eps, alpha, t
+        self._settings[LR : STEPS + 1] = lr, *betas, eps, alpha, t
         self._gang.wake()
         loss, _ = run(self._job, 0, self._gang.threads, self._gang.control, 0)
         return float(loss), int(self._settings[STEPS])

@@ -1,6 +1,5 @@
 """What fastadam runs on, and compiling everything ahead: `python -m fastadam info` and `python -m fastadam warmup`."""
 
-import itertools
 import platform
 import time
 import warnings
@@ -14,11 +13,13 @@ from threadpoolctl import threadpool_info
 from fastadam import kernels
 from fastadam._cache import cache_directory
 from fastadam._threads import may_launch_parallel
-from fastadam.cpu import AdamVariant, adam_step_kernel
+from fastadam.cpu import PARALLEL_BYTES
 from fastadam.gang import available_threads
 from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
 from fastadam.mlp import MLPRegressor
+from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
+_OPTIMIZERS = (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion)
 _PACKAGES = ("fastadam", "numpy", "scipy", "numba", "llvmlite", "scikit-learn", "threadpoolctl")
 
 
@@ -48,7 +49,9 @@ def info() -> dict[str, str]:
 
 
 def warmup() -> float:
-    """Compile every kernel for float32 and float64 ahead of its first use, and leave it in the disk cache.
+    """Compile what the estimators and the optimizers with their usual settings need, for float32 and float64.
+
+    It is left in the disk cache, where later processes find it.
 
     Returns
     -------
@@ -77,19 +80,12 @@ def _train_a_little(dtype: type[np.floating]) -> None:
 
 
 def _step_a_little(dtype: type[np.floating]) -> None:
+    for optimizer in _OPTIMIZERS:
+        for size in (1, PARALLEL_BYTES // np.dtype(dtype).itemsize):
+            p = np.ones(size, dtype)
+            optimizer(p).step(np.ones_like(p))
     p = np.ones(1, dtype)
-    at, offsets = np.array([p.ctypes.data]), np.array([0, 1])
-    modes = (False, True) if may_launch_parallel() else (False,)
-    flags = itertools.product(("none", "coupled", "decoupled"), (False, True), (False, True), modes)
-    for decay, amsgrad, maximize, parallel in flags:
-        step = adam_step_kernel(AdamVariant(decay, amsgrad, maximize), parallel)
-        step(at, at, offsets, p.copy(), p.copy(), p.copy(), 1, 1e-3, 0.9, 0.999, 1e-8, 0.0, False)
-    for kernel in (
-        kernels.adam_step,
-        kernels.adam_step_serial,
-        *([kernels.adam_step_parallel] if True in modes else []),
-    ):
-        kernel(p, p.copy(), p.copy(), p.copy(), 1, 1e-3, 0.9, 0.999, 1e-8)
+    kernels.adam_step(p, p.copy(), p.copy(), p.copy(), 1, 1e-3, 0.9, 0.999, 1e-8)
 
 
 def _version(package: str) -> str:

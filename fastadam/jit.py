@@ -10,7 +10,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.core import config, types
+from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 
 from fastadam._cache import KernelCache
@@ -20,15 +20,17 @@ JIT_DISABLED = bool(config.DISABLE_JIT)
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 
-def kernel(function: Callable[..., Any] | None = None, *, parallel: bool = False, variant: str = "") -> Any:
+def kernel(
+    function: Callable[..., Any] | None = None, *, parallel: bool = False, variant: str = "", cached: bool = True
+) -> Any:
     """Compile a function that Python calls; cached on disk.
 
     `variant` must tell apart the functions that one factory makes with different constants.
     """
     if function is None:
-        return lambda f: kernel(f, parallel=parallel, variant=variant)
+        return lambda f: kernel(f, parallel=parallel, variant=variant, cached=cached)
     dispatcher = numba.njit(parallel=parallel, **_FLAGS)(function)
-    if not JIT_DISABLED:
+    if cached and not JIT_DISABLED:
         name = "-".join(filter(None, (function.__module__.rpartition(".")[2], function.__name__, variant)))
         dispatcher._cache = KernelCache(function, name)
     return dispatcher
@@ -47,7 +49,8 @@ def device(function: Callable[..., Any]) -> Any:
 
 def _call_template(template_of: Callable[..., Any], args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
     """Type a call without regard to constants among its arguments, each of which Numba would compile anew for."""
-    return template_of(tuple(map(types.unliteral, args)), {name: types.unliteral(kws[name]) for name in kws})
+    plain = types.unliteral  # type: ignore[attr-defined]
+    return template_of(tuple(map(plain, args)), {name: plain(kws[name]) for name in kws})
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -59,13 +62,49 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(inline="always", **_FLAGS)(function)
 
 
+def taker(first: int, count: int) -> Any:
+    """What takes `count` elements of a flat array, from `first` on, as a tuple; both are compiled in."""
+    if JIT_DISABLED:
+        return lambda array: tuple(array[first : first + count])
+
+    @intrinsic
+    def take(typingctx, array):
+        def codegen(context, builder, signature, arguments):
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            places = [builder.gep(data, [context.get_constant(types.intp, first + k)]) for k in range(count)]
+            return context.make_tuple(builder, signature.return_type, [builder.load(place) for place in places])
+
+        return types.UniTuple(array.dtype, count)(array), codegen  # type: ignore[attr-defined]
+
+    return take
+
+
 if JIT_DISABLED:
+
+    def rounded(like: np.ndarray, values: tuple[float, ...]) -> tuple[Any, ...]:
+        """The values in the type of the elements of `like`."""
+        return tuple(like.dtype.type(value) for value in values)
 
     def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
         """The flat array of `size` elements of `like`'s type that starts at `address`."""
         return array_in_memory(int(address), size, like.dtype)
 
 else:
+
+    @intrinsic
+    def rounded(typingctx, like, values):
+        """The values, a tuple of numbers, in the type of the elements of `like`."""
+        rounded_types = types.UniTuple(like.dtype, len(values))  # type: ignore[attr-defined]
+
+        def codegen(context, builder, signature, arguments):
+            parts = cgutils.unpack_tuple(builder, arguments[1])
+            casts = [
+                context.cast(builder, part, given, like.dtype)
+                for part, given in zip(parts, signature.args[1], strict=True)
+            ]
+            return context.make_tuple(builder, signature.return_type, casts)
+
+        return rounded_types(like, values), codegen
 
     @intrinsic
     def _pointer_at(typingctx, address, like):

@@ -1,37 +1,345 @@
-"""Optimizers: they own their state and step count, validate what they are given, and pick the kernel.
+"""The optimizers: one class an algorithm, with PyTorch's names, defaults and semantics.
 
-The formulas are in `rules.py`, the loops in `cpu.py`.
+Each names its hyper-parameters and chooses a rule of `rules.py`; what they share is in `_optimizer.py`. All of them
+take the same options, which are done in the same pass over memory:
+
+max_norm : float, optional
+    Clip the gradients by their global norm, as `torch.nn.utils.clip_grad_norm_` does: multiply them by
+    `max_norm / (norm + 1e-6)`, if that is below 1. The norm takes one more pass over the gradients alone.
+clip_value : float, optional
+    Bound each element of the gradient by this value, after the norm.
+ema_decay : float, optional
+    Keep an exponential moving average of the parameters, `state["ema"]`, in which the old average has this weight.
+zero_grad : bool, default=False
+    Leave zeros in the gradients, which must be writeable then.
+on_nonfinite : {"ignore", "skip", "raise"}, default="ignore"
+    What to do with a step whose gradient holds infinity or NaN: make it; change nothing, the step count included, and
+    count it in `skipped_steps`; or raise FloatingPointError, with nothing changed. It takes a pass over the gradients.
+groups : mapping of str to mapping, optional
+    Named groups of parameters with settings of their own, among them `frozen`: `{"biases": {"params": ["b0", "b1"],
+    "weight_decay": 0.0}}`. "params" has keys or indices of `params`. `set_group` changes settings between steps.
+
+Parameters may be one array, a list or dict of arrays, or a FlatBuffer: writeable float32 or float64 arrays of one
+dtype, of any shapes, each contiguous in C or Fortran order, none overlapping another. They are updated in place. All
+arithmetic is in their dtype. A step gives the same bits on any number of threads and for any split of the same values
+into arrays, and a `step` that raises leaves parameters and state as they were.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from numbers import Integral, Real
-from typing import Any, Literal, TypeGuard
+from typing import Any, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastadam._threads import may_launch_parallel
-from fastadam.buffers import FLOAT_DTYPES, FlatBuffer, aligned_zeros
-from fastadam.cpu import PARALLEL_BYTES, AdamVariant, adam_step_kernel
-
-Array = NDArray[Any]
-Arrays = Array | Sequence[Array] | Mapping[str, Array] | FlatBuffer
-
-_MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
+from fastadam import rules
+from fastadam._arrays import Array, Arrays
+from fastadam._optimizer import Betas, Number, Optimizer, Options
+from fastadam.cpu import HYPER
 
 
-class Adam:
+class SGD(Optimizer):
+    """Gradient descent, with momentum and Nesterov's momentum.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=1e-3
+        Step size, at least 0. It may be set between steps, as all numbers may.
+    momentum : float, default=0.0
+        Weight of the buffer of earlier gradients, at least 0.
+    dampening : float, default=0.0
+        The gradient enters the buffer times 1 - `dampening`; the first enters whole.
+    weight_decay : float, default=0.0
+        `weight_decay * p` is added to the gradient, at least 0.
+    nesterov : bool, default=False
+        Step along the gradient plus `momentum` times the buffer. Needs momentum, and no dampening.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        `max_norm`, `clip_value`, `ema_decay`, `zero_grad`, `on_nonfinite`, `groups`; see `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Polyak (1964); Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013); form
+    and defaults as in `torch.optim.SGD`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import SGD
+    >>> p = np.array([1.0, -2.0])
+    >>> optimizer = SGD(p, lr=0.1, momentum=0.5)
+    >>> for _ in range(100):
+    ...     optimizer.step(2 * p)
+    >>> bool(np.abs(p).max() < 1e-6)
+    True
+    """
+
+    lr = Number("Step size.")
+    momentum = Number("Weight of the buffer; whether there is one is fixed when the optimizer is made.")
+    dampening = Number("What the gradient loses on its way into the buffer.")
+    weight_decay = Number("Coupled weight decay.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        super().__init__(params, numbers, {"nesterov": nesterov, "maximize": maximize}, options)
+
+    def _choose_rule(self) -> rules.Rule:
+        if self._flags["nesterov"] and (self.momentum == 0 or self.dampening > 0):
+            raise ValueError(
+                f"nesterov=True needs momentum > 0 and dampening=0, got momentum={self.momentum}, "
+                f"dampening={self.dampening}"
+            )
+        if self.momentum == 0:
+            return rules.SGD
+        return rules.NESTEROV if self._flags["nesterov"] else rules.MOMENTUM
+
+    def _check_change(self, numbers: dict[str, Any]) -> None:  # type: ignore[override]
+        _keep_momentum(self._rule, "momentum_buffer", numbers)
+        if self._flags["nesterov"] and numbers.get("dampening"):
+            raise ValueError(f"dampening must be 0 with nesterov=True, got {numbers['dampening']}")
+
+
+class RMSprop(Optimizer):
+    """RMSprop, plain or centered, with or without momentum.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=1e-2
+        Step size, at least 0.
+    alpha : float, default=0.99
+        Decay rate of the average of squares, in [0, 1).
+    eps : float, default=1e-8
+        Added to the root, at least 0.
+    weight_decay : float, default=0.0
+        `weight_decay * p` is added to the gradient, at least 0.
+    momentum : float, default=0.0
+        Weight of the buffer of earlier steps, at least 0.
+    centered : bool, default=False
+        Divide by the standard deviation of the gradient instead.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        See `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Hinton, "Neural networks for machine learning", lecture 6e (2012); Graves, "Generating sequences with recurrent
+    neural networks" (2013), for the centered form; form and defaults as in `torch.optim.RMSprop`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import RMSprop
+    >>> p = np.array([1.0, -2.0])
+    >>> optimizer = RMSprop(p, centered=True)
+    >>> for _ in range(500):
+    ...     optimizer.step(2 * p)
+    >>> bool(np.abs(p).max() < 0.1)
+    True
+    """
+
+    lr = Number("Step size.")
+    alpha = Number("Decay rate of the average of squares.", below=1.0)
+    eps = Number("Added to the root.")
+    weight_decay = Number("Coupled weight decay.")
+    momentum = Number("Weight of the buffer; whether there is one is fixed when the optimizer is made.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__(params, numbers, {"centered": centered, "maximize": maximize}, options)
+
+    def _choose_rule(self) -> rules.Rule:
+        if self._flags["centered"]:
+            return rules.RMSPROP_CENTERED_MOMENTUM if self.momentum > 0 else rules.RMSPROP_CENTERED
+        return rules.RMSPROP_MOMENTUM if self.momentum > 0 else rules.RMSPROP
+
+    def _check_change(self, numbers: dict[str, Any]) -> None:  # type: ignore[override]
+        _keep_momentum(self._rule, "momentum_buffer", numbers)
+
+
+class Adagrad(Optimizer):
+    """Adagrad: each element's rate falls with the squares of all its gradients.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=1e-2
+        Step size, at least 0.
+    lr_decay : float, default=0.0
+        Step `t` has the rate `lr / (1 + (t - 1) * lr_decay)`.
+    weight_decay : float, default=0.0
+        `weight_decay * p` is added to the gradient, at least 0.
+    initial_accumulator_value : float, default=0.0
+        What the sum of squares begins with, at least 0.
+    eps : float, default=1e-10
+        Added to the root, at least 0.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        See `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Duchi, Hazan & Singer, "Adaptive subgradient methods for online learning and stochastic optimization" (2011); form
+    and defaults as in `torch.optim.Adagrad`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import Adagrad
+    >>> p = np.array([1.0, -2.0])
+    >>> optimizer = Adagrad(p, lr=0.5)
+    >>> for _ in range(300):
+    ...     optimizer.step(2 * p)
+    >>> bool(np.abs(p).max() < 1e-3)
+    True
+    """
+
+    lr = Number("Step size.")
+    lr_decay = Number("How the rate falls with the steps.")
+    weight_decay = Number("Coupled weight decay.")
+    initial_accumulator_value = Number("What the sum of squares began with.")
+    eps = Number("Added to the root.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {
+            "lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value, "eps": eps,
+        }  # fmt: skip
+        super().__init__(params, numbers, {"maximize": maximize}, options)
+
+    def _choose_rule(self) -> rules.Rule:
+        return rules.ADAGRAD
+
+    def _initial_state(self) -> Array:
+        state = super()._initial_state()
+        state[0] = self.initial_accumulator_value
+        return state
+
+
+class Adadelta(Optimizer):
+    """Adadelta: steps in the units of the parameters, by the ratio of two averages.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=1.0
+        Step size, at least 0.
+    rho : float, default=0.9
+        Decay rate of both averages, in [0, 1).
+    eps : float, default=1e-6
+        Added under both roots, at least 0.
+    weight_decay : float, default=0.0
+        `weight_decay * p` is added to the gradient, at least 0.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        See `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Zeiler, "ADADELTA: an adaptive learning rate method" (2012); form and defaults as in `torch.optim.Adadelta`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import Adadelta
+    >>> p = np.array([1.0, -2.0])
+    >>> optimizer = Adadelta(p)
+    >>> for _ in range(2000):
+    ...     optimizer.step(2 * p)
+    >>> bool(np.abs(p).max() < 0.1)
+    True
+    """
+
+    lr = Number("Step size.")
+    rho = Number("Decay rate of both averages.", below=1.0)
+    eps = Number("Added under both roots.")
+    weight_decay = Number("Coupled weight decay.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, numbers, {"maximize": maximize}, options)
+
+    def _choose_rule(self) -> rules.Rule:
+        return rules.ADADELTA
+
+
+class Adam(Optimizer):
     """Adam, AdamW and AMSGrad: a whole step in one pass over memory.
 
     Parameters
     ----------
     params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place: writeable float32 or float64 arrays of one dtype, of any shapes, each
-        contiguous in C or Fortran order, none overlapping another.
+        What to optimize, updated in place; see `fastadam.optimizers`.
     lr : float, default=1e-3
-        Step size, at least 0. It may be set between steps.
+        Step size, at least 0. It may be set between steps, as all numbers may.
     betas : tuple of two floats, default=(0.9, 0.999)
         Decay rates of the two moments, each in [0, 1).
     eps : float, default=1e-8
@@ -46,6 +354,8 @@ class Adam:
         Ascend the gradient instead of descending it.
     epsilon_hat : bool, default=False
         Add eps to the uncorrected root of the second moment: scikit-learn's and Keras's form.
+    **options
+        `max_norm`, `clip_value`, `ema_decay`, `zero_grad`, `on_nonfinite`, `groups`; see `fastadam.optimizers`.
 
     Attributes
     ----------
@@ -65,8 +375,7 @@ class Adam:
     -----
     Kingma & Ba, "Adam: a method for stochastic optimization" (2015); Loshchilov & Hutter, "Decoupled weight decay
     regularization" (2019); Reddi, Kale & Kumar, "On the convergence of Adam and beyond" (2018); defaults and forms as
-    in PyTorch. All arithmetic is in the dtype of the parameters. A step gives the same bits on any number of threads
-    and for any split of the same values into arrays. A `step` that raises leaves parameters and state as they were.
+    in PyTorch.
 
     Examples
     --------
@@ -80,6 +389,11 @@ class Adam:
     (200, True)
     """
 
+    lr = Number("Step size; setting it takes effect at the next step and compiles nothing.")
+    betas = Betas("Decay rates of the two moments.")
+    eps = Number("Added to the denominator.")
+    weight_decay = Number("Coupled or decoupled weight decay.")
+
     def __init__(
         self,
         params: Arrays,
@@ -92,331 +406,376 @@ class Adam:
         amsgrad: bool = False,
         maximize: bool = False,
         epsilon_hat: bool = False,
+        **options: Unpack[Options],
     ) -> None:
-        self._flags = {
-            "decoupled_weight_decay": _flag("decoupled_weight_decay", decoupled_weight_decay),
-            "amsgrad": _flag("amsgrad", amsgrad),
-            "maximize": _flag("maximize", maximize),
-            "epsilon_hat": _flag("epsilon_hat", epsilon_hat),
+        numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        flags = {
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "epsilon_hat": epsilon_hat,
         }
-        self._epsilon_hat = self._flags["epsilon_hat"]
-        self.lr = lr
-        self.betas = betas
-        self.eps = eps
-        self.weight_decay = weight_decay
-        self._bind(params)
-        size = int(self._offsets[-1])
-        self.t = 0
-        self._m = aligned_zeros(size, self._dtype)
-        self._v = aligned_zeros(size, self._dtype)
-        self._v_max = aligned_zeros(size if amsgrad else 0, self._dtype)
+        super().__init__(params, numbers, flags, options)
 
-    @property
-    def lr(self) -> float:
-        """Step size; setting it takes effect at the next step and compiles nothing."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._lr = _number("lr", value, math.inf)
-
-    @property
-    def betas(self) -> tuple[float, float]:
-        """Decay rates of the two moments."""
-        return self._betas
-
-    @betas.setter
-    def betas(self, value: tuple[float, float]) -> None:
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-            raise TypeError(f"betas must be two numbers, got {value!r}")
-        if len(value) != 2:
-            raise ValueError(f"betas must be two numbers, got {value!r}")
-        self._betas = (_number("betas[0]", value[0], 1.0), _number("betas[1]", value[1], 1.0))
-
-    @property
-    def eps(self) -> float:
-        """Added to the denominator."""
-        return self._eps
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self._eps = _number("eps", value, math.inf)
-
-    @property
-    def weight_decay(self) -> float:
-        """Coupled or decoupled weight decay."""
-        return self._weight_decay
-
-    @weight_decay.setter
-    def weight_decay(self, value: float) -> None:
-        self._weight_decay = _number("weight_decay", value, math.inf)
-        kind = "decoupled" if self._flags["decoupled_weight_decay"] else "coupled"
-        self._variant = AdamVariant(
-            kind if self._weight_decay > 0 else "none", self._flags["amsgrad"], self._flags["maximize"]
-        )
-        self._serial_kernel = adam_step_kernel(self._variant, False)
+    def _choose_rule(self) -> rules.Rule:
+        if self._flags["epsilon_hat"]:
+            return rules.AMSGRAD_HAT if self._flags["amsgrad"] else rules.ADAM_HAT
+        return rules.AMSGRAD if self._flags["amsgrad"] else rules.ADAM
 
     @property
     def moments(self) -> dict[str, Array]:
         """The state itself, not a copy: "m", "v" (with AMSGrad also "v_max"), flat over all parameters in order."""
-        moments = {"m": self._m, "v": self._v}
-        return moments | {"v_max": self._v_max} if self._flags["amsgrad"] else moments
+        return {name: array for name, array in self.state.items() if name != "ema"}
 
-    def step(self, grads: Arrays) -> None:
-        """Update every parameter, in place, in one compiled call.
 
-        Parameters
-        ----------
-        grads : ndarray, sequence, mapping or FlatBuffer
-            Gradients in the structure of `params`, with its shapes and dtype. They are read, never written. For a
-            FlatBuffer, another of the same layout (`params.like()`), or its `flat` array.
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
 
-        Raises
-        ------
-        TypeError
-            If the structure or a dtype is another than that of `params`.
-        ValueError
-            If a shape or a name is another than that of `params`, or a gradient shares memory with the parameters.
-        """
-        arrays = [grads] if self._is_the_usual(grads) else self._matching_arrays(grads)
-        self._check_writeable()
-        for k, array in enumerate(arrays):
-            self._g_at[k] = start = array.__array_interface__["data"][0]
-            if start < self._span[1] and start + array.nbytes > self._span[0]:
-                self._check_no_overlap(k, array)
-        self._kernel(
-            self._p_at, self._g_at, self._offsets, self._m, self._v, self._v_max,
-            self.t + 1, self._lr, *self._betas, self._eps, self._decay_scalar(), self._epsilon_hat,
-        )  # fmt: skip
-        self.t += 1
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr, betas, eps : float, tuple of two floats, float
+        As in `Adam`.
+    weight_decay : float, default=1e-2
+        The parameters are multiplied by `1 - lr * weight_decay` before each update; at least 0.
+    amsgrad, maximize : bool, default=False
+        As in `Adam`.
+    **options
+        See `fastadam.optimizers`.
 
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of everything that `load_state_dict` needs to go on from here: plain numbers and arrays.
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
 
-        Returns
-        -------
-        dict
-            "t", the hyper-parameters by their names, and the moments "m", "v" (with AMSGrad also "v_max"), each one
-            flat array over all parameters in their order.
-        """
-        state: dict[str, Any] = {"t": self.t, "lr": self.lr, "betas": self.betas, "eps": self.eps}
-        state |= {"weight_decay": self.weight_decay, **self._flags}
-        return state | {name: array.copy() for name, array in self.moments.items()}
+    Notes
+    -----
+    Loshchilov & Hutter, "Decoupled weight decay regularization" (2019); form and defaults as in `torch.optim.AdamW`.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`: moments, step count and hyper-parameters are replaced by its own.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import AdamW
+    >>> p = np.array([1.0, -2.0])
+    >>> AdamW(p, lr=0.1).step(np.zeros(2))
+    >>> p
+    array([ 0.999, -1.998])
+    """
 
-        Raises
-        ------
-        TypeError
-            If `state` is not a mapping, or an entry has another type.
-        ValueError
-            If an entry is missing, unknown, out of range, or was made for parameters of another size or dtype; or if
-            it was made with other flags. Nothing is changed then.
-        """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
-        moments = self.moments
-        expected = {"t", "lr", "betas", "eps", "weight_decay", *self._flags, *moments}
-        if set(state) != expected:
-            raise ValueError(f"state must have the keys {sorted(expected)}, got {sorted(map(str, state))}")
-        for name, value in self._flags.items():
-            if _flag(f"state[{name!r}]", state[name]) != value:
-                raise ValueError(f"state[{name!r}] must be {value}, as this optimizer was made, got {state[name]}")
-        for name, moment in moments.items():
-            _check_moment(name, state[name], moment)
-        t = _step_count(state["t"])
-        before = (self._lr, self._betas, self._eps, self._weight_decay)
-        try:
-            self.lr, self.betas, self.eps = state["lr"], state["betas"], state["eps"]
-            self.weight_decay = state["weight_decay"]
-        except (TypeError, ValueError):
-            self.lr, self.betas, self.eps, self.weight_decay = before
-            raise
-        self.t = t
-        for name, moment in moments.items():
-            moment[:] = state[name]
-
-    def __repr__(self) -> str:
-        hyper = f"lr={self.lr}, betas={self.betas}, eps={self.eps}, weight_decay={self.weight_decay}"
-        flags = "".join(f", {name}=True" for name, value in self._flags.items() if value)
-        return f"Adam({int(self._offsets[-1])} {self._dtype} parameters, {hyper}{flags}, t={self.t})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"params": self.params, "state": self.state_dict()}
-
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        state = saved["state"]
-        hyper = {key: value for key, value in state.items() if key not in ("t", "m", "v", "v_max")}
-        Adam.__init__(self, saved["params"], **hyper)
-        self.load_state_dict(state)
-
-    def _bind(self, params: Arrays) -> None:
-        """Take hold of the parameters: check them, and note where each one lies in memory."""
-        self.params = params
-        self._names, arrays = _structure(params, "params")
-        for name, array in zip(self._names, arrays, strict=True):
-            _check_parameter(_label("params", name), array, arrays[0].dtype)
-        self._shapes = [array.shape for array in arrays]
-        self._orders: list[Literal["C", "F"]] = ["C" if array.flags.c_contiguous else "F" for array in arrays]
-        self._arrays = arrays
-        self._dtype = arrays[0].dtype if arrays else np.dtype(np.float64)
-        self._offsets = np.zeros(len(arrays) + 1, np.int64)
-        np.cumsum([array.size for array in arrays], out=self._offsets[1:])
-        self._p_at = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
-        self._g_at = np.zeros_like(self._p_at)
-        _check_disjoint(self._names, arrays)
-        spans = [(start, start + array.nbytes) for start, array in zip(self._p_at.tolist(), arrays, strict=True)]
-        self._p_bytes = int(self._offsets[-1]) * self._dtype.itemsize
-        self._span = (min(start for start, _ in spans), max(stop for _, stop in spans)) if spans else (0, 0)
-
-    def _is_the_usual(self, grads: Arrays) -> TypeGuard[Array]:
-        """Whether this is one array, as `params` is, that needs nothing done: checked first, and quickly."""
-        return (
-            type(grads) is np.ndarray
-            and self._names == (None,)
-            and grads.dtype == self._dtype
-            and grads.shape == self._shapes[0]
-            and grads.flags.c_contiguous
-            and self._orders[0] == "C"
-        )
-
-    def _matching_arrays(self, grads: Arrays) -> list[Array]:
-        """The gradients as arrays in the memory order of the parameters; copied only where their order differs."""
-        if not isinstance(grads, np.ndarray):
-            self._check_layout(grads)
-        names, arrays = _structure(grads, "grads")
-        if names != self._names and set(names) == set(self._names):  # a dict in another order
-            names, arrays = self._names, [arrays[names.index(name)] for name in self._names]
-        if names != self._names:
-            raise _structure_error(self._names, names)
-        matching = []
-        for name, array, shape, order in zip(names, arrays, self._shapes, self._orders, strict=True):
-            if array.dtype != self._dtype:
-                raise TypeError(
-                    f"{_label('grads', name)} must have the dtype of params, {self._dtype}, got {array.dtype}"
-                )
-            if array.shape != shape:
-                raise ValueError(f"{_label('grads', name)} must have the shape {shape} of params, got {array.shape}")
-            in_order = array.flags.c_contiguous if order == "C" else array.flags.f_contiguous
-            matching.append(array if in_order else array.copy(order))
-        return matching
-
-    def _check_layout(self, grads: Arrays) -> None:
-        params = self.params
-        if not (isinstance(grads, FlatBuffer) and isinstance(params, FlatBuffer)) or grads.has_layout_of(params):
-            return
-        error = ValueError if grads.dtype == params.dtype else TypeError
-        raise error(f"grads must have the layout of params, {params!r}, got {grads!r}")
-
-    def _check_writeable(self) -> None:
-        for k, array in enumerate(self._arrays):
-            if not array.flags.writeable:
-                raise ValueError(f"{_label('params', self._names[k])} must be writeable, got a read-only array")
-
-    def _check_no_overlap(self, k: int, grad: Array) -> None:
-        if any(np.may_share_memory(grad, param) for param in self._arrays):
-            raise ValueError(f"{_label('grads', self._names[k])} must not share memory with params")
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        Optimizer.__init__(self, params, numbers, {"amsgrad": amsgrad, "maximize": maximize}, options)
 
     @property
-    def _kernel(self) -> Callable[..., None]:
-        parallel = self._p_bytes >= PARALLEL_BYTES and may_launch_parallel()
-        return adam_step_kernel(self._variant, True) if parallel else self._serial_kernel
+    def _is_decoupled(self) -> bool:
+        return True
 
-    def _decay_scalar(self) -> float:
-        if self._flags["decoupled_weight_decay"]:
-            return 1.0 - self._lr * self._weight_decay
-        return self._weight_decay
+    def _choose_rule(self) -> rules.Rule:
+        return rules.AMSGRAD if self._flags["amsgrad"] else rules.ADAM
 
 
-def _number(name: str, value: float, below: float) -> float:
-    """`value` as a float, if it is a number in [0, `below`)."""
-    if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)  # before the comparison: 1 - 10**-30 is below 1, and its float is not
-    except OverflowError:
-        number = math.inf
-    if not 0 <= number < below:
-        raise ValueError(f"{name} must be in [0, {below:g}), got {value!r}")
-    return number
+class Adamax(Optimizer):
+    """Adamax: Adam by the infinity norm.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=2e-3
+        Step size, at least 0.
+    betas : tuple of two floats, default=(0.9, 0.999)
+        Decay rates of the first moment and of the norm, each in [0, 1).
+    eps : float, default=1e-8
+        Added to the gradient's size, at least 0.
+    weight_decay : float, default=0.0
+        `weight_decay * p` is added to the gradient, at least 0.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        See `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Kingma & Ba, "Adam: a method for stochastic optimization" (2015), algorithm 2; form and defaults as in
+    `torch.optim.Adamax`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import Adamax
+    >>> p = np.array([1.0, -2.0])
+    >>> Adamax(p, lr=0.5).step(2 * p)
+    >>> np.round(p, 6)
+    array([ 0.5, -1.5])
+    """
+
+    lr = Number("Step size.")
+    betas = Betas("Decay rates of the first moment and of the norm.")
+    eps = Number("Added to the gradient's size.")
+    weight_decay = Number("Coupled weight decay.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, numbers, {"maximize": maximize}, options)
+
+    def _choose_rule(self) -> rules.Rule:
+        return rules.ADAMAX
 
 
-def _flag(name: str, value: bool) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
+class NAdam(Optimizer):
+    """NAdam: Adam with Nesterov's momentum, which grows by a schedule.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=2e-3
+        Step size, at least 0.
+    betas : tuple of two floats, default=(0.9, 0.999)
+        Decay rates of the two moments, each in [0, 1).
+    eps : float, default=1e-8
+        Added to the denominator, at least 0.
+    weight_decay : float, default=0.0
+        Coupled, or decoupled, weight decay, at least 0.
+    momentum_decay : float, default=4e-3
+        Step `t` has the momentum `betas[0] * (1 - 0.5 * 0.96**(t * momentum_decay))`.
+    decoupled_weight_decay : bool, default=False
+        Decay as AdamW does.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        See `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Dozat, "Incorporating Nesterov momentum into Adam" (2016); form and defaults as in `torch.optim.NAdam`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import NAdam
+    >>> p = np.array([1.0, -2.0])
+    >>> optimizer = NAdam(p, lr=0.1)
+    >>> for _ in range(200):
+    ...     optimizer.step(2 * p)
+    >>> bool(np.abs(p).max() < 1e-2)
+    True
+    """
+
+    lr = Number("Step size.")
+    betas = Betas("Decay rates of the two moments.")
+    eps = Number("Added to the denominator.")
+    weight_decay = Number("Coupled or decoupled weight decay.")
+    momentum_decay = Number("How the momentum grows.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay,
+        }  # fmt: skip
+        self._mu_products = [1.0]
+        flags = {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
+        super().__init__(params, numbers, flags, options)
+
+    def _choose_rule(self) -> rules.Rule:
+        return rules.NADAM
+
+    def _hyper(self, row: int) -> dict[str, float]:
+        while len(self._mu_products) <= row:
+            self._mu_products.append(1.0)
+        return {"mu_product": self._mu_products[row]}
+
+    def _advance(self) -> None:
+        """The products of the momenta, each row of the table with its own."""
+        column = self._table[:, HYPER + rules.NADAM.hyper.index("mu_product")]
+        for row, values in enumerate([self._numbers, *(self._numbers | group for group in self._groups.values())]):
+            self._mu_products[row] *= rules.nadam_momentum(self.t, values["betas"][0], values["momentum_decay"])
+            column[row] = self._mu_products[row]
+
+    def _counters(self) -> dict[str, Any]:
+        return super()._counters() | {"mu_products": list(self._mu_products)}
+
+    def _load_counters(self, state: Any) -> None:
+        super()._load_counters(state)
+        self._mu_products = [float(product) for product in state["mu_products"]]
 
 
-def _step_count(t: Any) -> int:
-    if not isinstance(t, Integral) or isinstance(t, bool):
-        raise TypeError(f"state['t'] must be an integer, got {t!r}")
-    if not 0 <= int(t) < _MAX_STEPS:
-        raise ValueError(f"state['t'] must be in [0, 2**63 - 1), got {t}")
-    return int(t)
+class RAdam(Optimizer):
+    """RAdam: Adam that waits with its second moment until that is well estimated.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=1e-3
+        Step size, at least 0.
+    betas : tuple of two floats, default=(0.9, 0.999)
+        Decay rates of the two moments, each in [0, 1).
+    eps : float, default=1e-8
+        Added to the root, at least 0.
+    weight_decay : float, default=0.0
+        Coupled, or decoupled, weight decay, at least 0.
+    decoupled_weight_decay : bool, default=False
+        Decay as AdamW does.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        See `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Liu et al., "On the variance of the adaptive learning rate and beyond" (2020); form and defaults as in
+    `torch.optim.RAdam`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import RAdam
+    >>> p = np.array([1.0, -2.0])
+    >>> optimizer = RAdam(p, lr=0.1)
+    >>> for _ in range(200):
+    ...     optimizer.step(2 * p)
+    >>> bool(np.abs(p).max() < 1e-2)
+    True
+    """
+
+    lr = Number("Step size.")
+    betas = Betas("Decay rates of the two moments.")
+    eps = Number("Added to the root.")
+    weight_decay = Number("Coupled or decoupled weight decay.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        flags = {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
+        super().__init__(params, numbers, flags, options)
+
+    def _choose_rule(self) -> rules.Rule:
+        return rules.RADAM
 
 
-def _structure(arrays: Arrays, what: str) -> tuple[tuple[Any, ...], list[Array]]:
-    """The names of the arrays (keys, indices, or one None for a single array) and the arrays themselves."""
-    if isinstance(arrays, FlatBuffer):
-        arrays = arrays.flat
-    names: tuple[Any, ...] = (None,)
-    values: list[Any] = [arrays]
-    if isinstance(arrays, np.ndarray):  # the common case first: the checks below cost more than a small step
-        return names, values
-    if isinstance(arrays, Mapping):
-        names, values = tuple(arrays), list(arrays.values())
-    elif isinstance(arrays, Sequence) and not isinstance(arrays, str | bytes):
-        names, values = tuple(range(len(arrays))), list(arrays)
-    for name, value in zip(names, values, strict=True):
-        if not isinstance(value, np.ndarray):
-            raise TypeError(
-                f"{_label(what, name)} must be a NumPy array (or {what} a list or dict of arrays, or a FlatBuffer), "
-                f"got {type(value).__name__}"
-            )
-    return names, values
+class Lion(Optimizer):
+    """Lion: steps of one size, along the sign of an interpolated momentum.
+
+    Parameters
+    ----------
+    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
+        What to optimize, updated in place; see `fastadam.optimizers`.
+    lr : float, default=1e-4
+        Step size, at least 0.
+    betas : tuple of two floats, default=(0.9, 0.99)
+        Weights of the momentum in the step and in its own average, each in [0, 1).
+    weight_decay : float, default=0.0
+        Decoupled weight decay, at least 0.
+    maximize : bool, default=False
+        Ascend the gradient instead of descending it.
+    **options
+        See `fastadam.optimizers`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another type, or is out of its range.
+
+    Notes
+    -----
+    Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastadam import Lion
+    >>> p = np.array([1.0, -2.0])
+    >>> Lion(p, lr=0.5).step(2 * p)
+    >>> p
+    array([ 0.5, -1.5])
+    """
+
+    lr = Number("Step size.")
+    betas = Betas("Weights of the momentum.")
+    weight_decay = Number("Decoupled weight decay.")
+
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        numbers = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(params, numbers, {"maximize": maximize}, options)
+
+    @property
+    def _is_decoupled(self) -> bool:
+        return True
+
+    def _choose_rule(self) -> rules.Rule:
+        return rules.LION
 
 
-def _structure_error(expected: tuple[Any, ...], got: tuple[Any, ...]) -> ValueError | TypeError:
-    def describe(names: tuple[Any, ...]) -> str:
-        if names == (None,):
-            return "one array"
-        return f"a dict with the keys {list(names)}" if isinstance(names[0], str) else f"a list of {len(names)} arrays"
-
-    kinds = [type(names[0]) if names else None for names in (expected, got)]
-    error = ValueError if kinds[0] is kinds[1] or not (expected and got) else TypeError
-    expected_text, got_text = (describe(names) if names else "an empty list or dict" for names in (expected, got))
-    return error(f"grads must have the structure of params, {expected_text}, got {got_text}")
-
-
-def _label(what: str, name: Any) -> str:
-    return what if name is None else f"{what}[{name!r}]"
-
-
-def _check_parameter(label: str, array: Array, dtype: np.dtype[Any]) -> None:
-    if array.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{label} must be float32 or float64, got {array.dtype}")
-    if array.dtype != dtype:
-        raise TypeError(f"{label} must have the dtype of the other params, {dtype}, got {array.dtype}")
-    if not array.flags.writeable:
-        raise ValueError(f"{label} must be writeable, got a read-only array")
-    if not array.flags.forc:
-        raise ValueError(f"{label} must be contiguous, got strides {array.strides} for shape {array.shape}")
-
-
-def _check_disjoint(names: tuple[Any, ...], arrays: list[Array]) -> None:
-    spans = sorted((a.__array_interface__["data"][0], a.nbytes, k) for k, a in enumerate(arrays) if a.size)
-    for (start, size, k), (next_start, _, j) in pairwise(spans):
-        if next_start < start + size:
-            raise ValueError(f"{_label('params', names[j])} must not overlap {_label('params', names[k])} in memory")
-
-
-def _check_moment(name: str, given: Any, own: Array) -> None:
-    if not isinstance(given, np.ndarray):
-        raise TypeError(f"state[{name!r}] must be an array, got {type(given).__name__}")
-    if given.shape != own.shape or given.dtype != own.dtype:
-        raise ValueError(
-            f"state[{name!r}] must have shape {own.shape} and dtype {own.dtype}, got {given.shape} and {given.dtype}"
-        )
+def _keep_momentum(rule: rules.Rule, buffer: str, numbers: dict[str, Any]) -> None:
+    """Refuse to switch momentum on or off: the state has the buffer, or has none."""
+    if "momentum" in numbers and (numbers["momentum"] > 0) != (buffer in rule.states):
+        had = "momentum" if buffer in rule.states else "no momentum"
+        raise ValueError(f"momentum cannot become {numbers['momentum']}: this optimizer was made with {had}")

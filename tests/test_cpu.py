@@ -8,57 +8,59 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import assert_same_bits
 
-from fastadam import Adam
-from fastadam.cpu import BLOCK, PARALLEL_BYTES, AdamVariant, adam_scalars, adam_step_kernel
+from fastadam import Adam, rules
+from fastadam.cpu import BLOCK, HYPER, PARALLEL_BYTES, Variant, gradient_norm, step_kernel, step_scalars
 from fastadam.jit import JIT_DISABLED
 
 FLOATS = [np.float32, np.float64]
-VARIANTS = [AdamVariant(*flags) for flags in product(["none", "coupled", "decoupled"], [False, True], [False, True])]
+RULES = [rules.ADAM, rules.AMSGRAD, rules.ADAM_HAT, rules.AMSGRAD_HAT]
+VARIANTS = [Variant(*flags) for flags in product(RULES, ["none", "coupled", "decoupled"], [False, True])]
+PLAIN = Variant(rules.ADAM)
 LR, DECAY = 0.01, 0.1
+NO_EXTRA = np.zeros(3)
 
 
-def run(variant, parallel, parts, cycle, steps=3, epsilon_hat=False):
-    """Take steps with a kernel on copies of `parts`; returns the parameters and the moments, flat."""
+def run(variant, parallel, parts, cycle, steps=3):
+    """Take steps with a kernel on copies of `parts`; returns the parameters and the state, flat."""
     dtype = cycle.dtype
     params = [np.array(part) for part in parts]
     offsets = np.array([0, *accumulate(part.size for part in params)])
-    m, v, v_max = np.zeros((3, offsets[-1]), dtype)
+    state = np.zeros((len(variant.rule.states), offsets[-1]), dtype)
     p_at = np.array([part.ctypes.data for part in params], np.int64)
     decay = {"none": 0.0, "coupled": DECAY, "decoupled": 1.0 - LR * DECAY}[variant.decay]
+    groups, group_of = np.array([[decay, 1.0, LR, 0.9, 0.999, 1e-8]]), np.zeros(max(1, len(parts)), np.int64)
     for t in range(1, steps + 1):
         grads = np.split(cycle[t % len(cycle)], offsets[1:-1])
         g_at = np.array([part.ctypes.data for part in grads], np.int64)
-        kernel = adam_step_kernel(variant, parallel)
-        kernel(p_at, g_at, offsets, m, v, v_max, t, LR, 0.9, 0.999, 1e-8, decay, epsilon_hat)
-    return np.concatenate([*params, np.zeros(0, dtype)]), m, v, v_max
+        step_kernel(variant, parallel)(p_at, g_at, offsets, group_of, state, groups, t, NO_EXTRA)
+    return np.concatenate([*params, np.zeros(0, dtype)]), *state
 
 
-def expected(variant, start, cycle, steps=3, epsilon_hat=False):
+def expected(variant, start, cycle, steps=3):
     reference = naive.Adam(
         start, LR, weight_decay=0.0 if variant.decay == "none" else DECAY,
-        decoupled_weight_decay=variant.decay == "decoupled",
-        amsgrad=variant.amsgrad, maximize=variant.maximize, epsilon_hat=epsilon_hat,
+        decoupled_weight_decay=variant.decay == "decoupled", amsgrad="amsgrad" in variant.rule.name,
+        maximize=variant.maximize, epsilon_hat="hat" in variant.rule.name,
     )  # fmt: skip
     for t in range(1, steps + 1):
         reference.step(cycle[t % len(cycle)])
-    return reference.p, reference.m, reference.v, reference.v_max if variant.amsgrad else np.zeros_like(reference.v)
+    return (reference.p, reference.m, reference.v, reference.v_max)[: 1 + len(variant.rule.states)]
 
 
-def assert_kernel_is_exact(variant, parallel, parts, dtype, **settings):
+def assert_kernel_is_exact(variant, parallel, parts, dtype):
     start = np.concatenate([*parts, np.zeros(0, dtype)])
     cycle = naive.gradients(start.size, dtype)
-    results = run(variant, parallel, parts, cycle, **settings)
-    for actual, wanted in zip(results, expected(variant, start, cycle, **settings), strict=True):
+    results = run(variant, parallel, parts, cycle)
+    for actual, wanted in zip(results, expected(variant, start, cycle), strict=True):
         assert_same_bits(actual, wanted)
 
 
-@pytest.mark.parametrize("epsilon_hat", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_every_variant_of_the_serial_kernel_equals_the_naive_bits(variant, epsilon_hat):
-    assert_kernel_is_exact(variant, False, [naive.start(67, np.float64)], np.float64, epsilon_hat=epsilon_hat)
+def test_every_variant_of_the_serial_kernel_equals_the_naive_bits(variant):
+    assert_kernel_is_exact(variant, False, [naive.start(67, np.float64)], np.float64)
 
 
-@pytest.mark.parametrize("variant", [AdamVariant(), AdamVariant("decoupled", True, True)], ids=str)
+@pytest.mark.parametrize("variant", [PLAIN, Variant(rules.AMSGRAD, "decoupled", True)], ids=str)
 @pytest.mark.parametrize("n", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
 def test_the_parallel_kernel_equals_the_naive_bits_at_the_borders_of_blocks(variant, n, threads):
     assert_kernel_is_exact(variant, True, [naive.start(n, np.float32)], np.float32)
@@ -70,48 +72,77 @@ def test_the_parallel_kernel_equals_the_naive_bits_at_the_borders_of_blocks(vari
 def test_any_split_into_arrays_gives_the_same_bits(parallel, sizes):
     start = naive.start(sum(sizes), np.float32)
     parts = np.split(start, list(accumulate(sizes))[:-1]) if sizes else []
-    assert_kernel_is_exact(AdamVariant(), parallel, parts, np.float32)
+    assert_kernel_is_exact(PLAIN, parallel, parts, np.float32)
+
+
+_adam_scalars = step_scalars(rules.ADAM)
 
 
 @numba.njit
-def scalars_of_step(like, t, lr, beta1, beta2):  # Python cannot call a function that is made for kernels
-    return adam_scalars(like, t, lr, beta1, beta2, 1e-8, False)
+def scalars_of_step(like, t, group):  # Python cannot call a function that is made for kernels
+    return _adam_scalars(like, t, group)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_host_scalars_are_computed_in_float64_and_rounded_once(dtype):
     beta1, beta2 = 0.9, 0.999
+    group = np.array([*[0.0] * HYPER, 0.3, beta1, beta2, 1e-8])
     for t in (1, 10, 100_000):
         wide = (0.3 / (1 - beta1**t), 1 / np.sqrt(1 - beta2**t), beta1, 1 - beta1, beta2, 1 - beta2, 1e-8)
-        result = scalars_of_step(np.zeros(0, dtype), t, 0.3, beta1, beta2)
+        result = scalars_of_step(np.zeros(0, dtype), t, group)
         np.testing.assert_array_equal(np.array(result, dtype), np.array(wide).astype(dtype), strict=True)
 
 
 def test_every_variant_has_a_name_of_its_own_in_the_cache():
-    assert len({str(variant) for variant in VARIANTS}) == len(VARIANTS)
+    flags = [{}, *({name: True} for name in ("scale", "clip", "ema", "zero_grad"))]
+    variants = [variant._replace(**flag) for variant in VARIANTS for flag in flags]
+    assert len({str(variant) for variant in variants}) == len(variants)
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="counts compilations")
 def test_kernels_are_made_once_and_compiled_on_first_use():
-    assert adam_step_kernel(AdamVariant(), False) is adam_step_kernel(AdamVariant(), False)
+    assert step_kernel(PLAIN, False) is step_kernel(Variant(rules.ADAM), False)
     Adam(np.zeros(3))
-    assert not adam_step_kernel(AdamVariant("coupled", True, True), True).signatures
+    assert not step_kernel(Variant(rules.AMSGRAD, "coupled", True, ema=True), True).signatures
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="looks at compiled signatures")
 def test_no_float64_array_argument_reaches_a_float32_kernel():
     Adam(p := np.zeros(3, np.float32)).step(np.ones_like(p))
-    arrays = [argument for signature in adam_step_kernel(AdamVariant(), False).signatures for argument in signature]
-    assert "array(float32, 1d, C)" in map(str, arrays)
+    arrays = [argument for signature in step_kernel(PLAIN, False).signatures for argument in signature]
+    assert "array(float32, 2d, C)" in map(str, arrays)
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="counts compilations")
 def test_large_steps_run_the_parallel_kernel_and_small_ones_the_serial(threads, monkeypatch):
     chosen = []
     monkeypatch.setattr(
-        "fastadam.optimizers.adam_step_kernel",
-        lambda variant, parallel: lambda *arguments: chosen.append(parallel),
+        "fastadam._optimizer.step_kernel", lambda variant, parallel: lambda *arguments: chosen.append(parallel)
     )
     for n in (PARALLEL_BYTES // 8 - 1, PARALLEL_BYTES // 8):
         Adam(np.zeros(n)).step(np.zeros(n))
     assert chosen == [False, threads > 1]
+
+
+def norm(grads, parallel=False):
+    offsets = np.array([0, *accumulate(g.size for g in grads)])
+    return gradient_norm(grads, np.array([g.ctypes.data for g in grads]), offsets, grads[0].reshape(1, -1), parallel)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [1, 7, BLOCK, 3 * BLOCK + 5])
+def test_the_norm_is_that_of_all_gradients_and_the_same_on_any_threads(n, dtype, threads):
+    g = np.random.default_rng(n).standard_normal(n).astype(dtype)
+    for grads in ([g], [g[: n // 2].copy(), g[n // 2 :].copy()]):
+        assert norm(grads) == norm(grads, parallel=True) == pytest.approx(np.linalg.norm(g.astype("f8")), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_norm_is_finite_just_where_the_gradient_is(dtype):
+    largest = np.finfo(dtype).max / 8
+    g = np.full(10, largest, dtype)
+    assert norm([g]) == pytest.approx(np.sqrt(10.0) * float(largest), rel=1e-6)
+    g[3] = -np.inf
+    assert norm([g]) == np.inf
+    g[4] = np.nan
+    assert np.isnan(norm([np.zeros(3, dtype), g]))

@@ -11,11 +11,12 @@ PACKAGE = Path(fastadam.__file__).parent
 # A module may import the modules of the lines above its own, and no other.
 LAYERS = [
     {"rules", "buffers", "_cache", "_checks", "_threads"},
-    {"jit"},
-    {"atomics", "cpu", "cuda", "gemm"},
-    {"gang"},
+    {"jit", "_arrays"},
+    {"atomics", "gemm"},
+    {"cpu", "cuda", "gang"},
     {"kernels", "network", "schedules"},
-    {"engine", "optimizers"},
+    {"engine", "_optimizer"},
+    {"optimizers"},
     {"trainer"},
     {"_callbacks", "_model"},
     {"_estimator"},

@@ -5,15 +5,16 @@ import pytest
 from naive import assert_same_bits
 from numba.core.errors import NumbaError
 
-from fastadam import Adam, kernels
+from fastadam import SGD, Adadelta, Adagrad, Adam, Adamax, Lion, NAdam, RAdam, RMSprop, kernels
 from fastadam.cpu import PARALLEL_BYTES
 from fastadam.jit import JIT_DISABLED
 from fastadam.kernels import adam_step, adam_step_parallel, adam_step_serial
+from fastadam.rules import nadam_momentum
 
 FLOATS = [np.float32, np.float64]
-KERNELS = [getattr(kernels, name) for name in kernels.__all__]
+KERNELS = [adam_step, adam_step_parallel, adam_step_serial]
 HYPER = (0.01, 0.9, 0.999, 1e-8)
-each_kernel = pytest.mark.parametrize("step", KERNELS, ids=kernels.__all__)
+each_kernel = pytest.mark.parametrize("step", KERNELS, ids=lambda step: step.__name__)
 
 
 @numba.njit
@@ -151,7 +152,47 @@ def test_a_read_only_parameter_is_refused_and_a_read_only_gradient_read():
         adam_step_serial(p, g, m, v, 2, *HYPER)
 
 
+FAMILY = {
+    "sgd": (SGD, {}, [0.1]),
+    "momentum": (SGD, {"momentum": 0.8, "dampening": 0.1}, [0.1, 0.8, 0.1]),
+    "nesterov": (SGD, {"momentum": 0.8, "nesterov": True}, [0.1, 0.8, 0.0]),
+    "rmsprop": (RMSprop, {}, [0.1, 0.99, 1e-8]),
+    "rmsprop_momentum": (RMSprop, {"momentum": 0.8}, [0.1, 0.99, 1e-8, 0.8]),
+    "rmsprop_centered": (RMSprop, {"centered": True}, [0.1, 0.99, 1e-8]),
+    "adagrad": (Adagrad, {"lr_decay": 0.1}, [0.1, 0.1, 1e-10]),
+    "adadelta": (Adadelta, {}, [0.1, 0.9, 1e-6]),
+    "adam": (Adam, {}, [0.1, 0.9, 0.999, 1e-8]),
+    "amsgrad": (Adam, {"amsgrad": True}, [0.1, 0.9, 0.999, 1e-8]),
+    "adamax": (Adamax, {}, [0.1, 0.9, 0.999, 1e-8]),
+    "nadam": (NAdam, {}, [0.1, 0.9, 0.999, 1e-8, 4e-3]),
+    "radam": (RAdam, {}, [0.1, 0.9, 0.999, 1e-8]),
+    "lion": (Lion, {}, [0.1, 0.9, 0.99]),
+}
+
+
+@pytest.mark.parametrize("suffix", ["", "_serial", "_parallel"])
+@pytest.mark.parametrize("rule", FAMILY)
+def test_each_kernel_of_the_family_gives_the_bits_of_its_optimizer(rule, suffix):
+    optimizer_class, settings, hyper = FAMILY[rule]
+    step = getattr(kernels, f"{rule}_step{suffix}")
+    p, q = (naive.start(9001, np.float32) for _ in range(2))
+    optimizer = optimizer_class(q, lr=0.1, **settings)
+    state = [np.zeros_like(p) for _ in optimizer.state]
+    mu_product = 1.0
+    for t in range(1, 5):
+        g = naive.gradients(9001, np.float32)[t]
+        optimizer.step(g)
+        step(p, g, *state, t, *hyper, *([mu_product] if rule == "nadam" else []))
+        mu_product *= nadam_momentum(t, 0.9, 4e-3)
+    assert_same_bits(p, q)
+    for ours, its in zip(state, optimizer.state.values(), strict=True):
+        assert_same_bits(ours, its)
+
+
 def test_the_public_names_are_documented_functions():
-    assert kernels.__all__ == sorted(name for name in vars(kernels) if name.startswith("adam_step"))
-    for kernel in KERNELS:
-        assert kernel.__doc__
+    assert kernels.__all__ == sorted(
+        f"{rule}_step{suffix}" for rule in FAMILY for suffix in ("", "_parallel", "_serial")
+    )
+    for name in kernels.__all__:
+        assert getattr(kernels, name).__doc__
+        assert getattr(kernels, name).__name__ == name

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import assert_same_bits
 
-from fastadam import Adam, FlatBuffer
+from fastadam import Adam, FlatBuffer, rules
 from fastadam.buffers import aligned_zeros
-from fastadam.cpu import PARALLEL_BYTES, AdamVariant, adam_step_kernel
+from fastadam.cpu import PARALLEL_BYTES, Variant, step_kernel
 from fastadam.jit import JIT_DISABLED
 
 FLOATS = [np.float32, np.float64]
@@ -430,7 +430,7 @@ def test_a_new_lr_takes_effect_at_once_and_compiles_nothing():
     optimizer, reference = Adam(np.ones(5)), naive.Adam(np.ones(5))
     optimizer.step(g := np.arange(5.0))
     reference.step(g)
-    compiled = len(adam_step_kernel(AdamVariant(), False).signatures)
+    compiled = len(step_kernel(Variant(rules.ADAM), False).signatures)
     for lr in (0.5, 0, 1, np.float32(0.25), Fraction(1, 3), np.int64(2)):
         optimizer.lr = reference.lr = float(lr)
         optimizer.lr = lr
@@ -438,7 +438,7 @@ def test_a_new_lr_takes_effect_at_once_and_compiles_nothing():
         optimizer.step(g)
         reference.step(g)
     assert_equals_reference(optimizer, reference)
-    assert len(adam_step_kernel(AdamVariant(), False).signatures) == compiled
+    assert len(step_kernel(Variant(rules.ADAM), False).signatures) == compiled
 
 
 def test_weight_decay_may_be_switched_on_and_off():
