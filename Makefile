@@ -63,7 +63,7 @@ lint: $(VENV)/.installed-dev
 typecheck: $(VENV)/.installed-dev
 	$(IN_VENV) -m mypy
 
-# `make bench VENV=.venv-peers`, after `make test-peers`, measures against PyTorch as well.
+# `make bench VENV=.venv-peers`, after `make test-peers`, measures against PyTorch and JAX as well.
 bench: $(VENV)/.installed-bench
 	$(IN_VENV) -m asv machine --yes --machine unnamed
 	$(IN_VENV) -m asv check --python=same

@@ -1,12 +1,9 @@
 """What a user waits for before any training: the import, and the first call, with and without compiled kernels."""
 
-import os
-import subprocess
-import sys
 import tempfile
 from statistics import median
 
-from bench.common import ratio
+from bench.common import ratio, run_python
 
 FIRST_CALLS = {
     "Adam": """
@@ -33,12 +30,6 @@ def begin():
 {call}
 print(time.perf_counter() - start)
 """
-
-
-def run_python(code, **environment):
-    """Run `code` in a new interpreter, which finds the installed fastadam and not that of the current folder."""
-    command = [sys.executable, "-P", "-c", code]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment).stdout
 
 
 class Import:

@@ -1,12 +1,17 @@
-"""Training a regressor beside scikit-learn's own, with the same data, parameters and random state."""
+"""Training a regressor, and predicting with it, beside the other libraries; float32 unless a benchmark says more."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from bench.common import ratio
+from bench import peers_mlp
+from bench.common import product_rate, ratio, run_python, seconds
 
 
 class Case(NamedTuple):
@@ -18,66 +23,211 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "full-batch": Case(1600, 10, (64, 64), 1600, 60),
-    "batch-200": Case(1600, 10, (64, 64), 200, 60),
+    "seed-full": Case(1600, 10, (64, 64), 1600, 200),
+    "seed-b200": Case(1600, 10, (64, 64), 200, 100),
     "default": Case(2000, 20, (100,), 200, 60),
-    "batch-32": Case(5000, 20, (64, 64), 32, 5),
-    "wide-256": Case(20000, 50, (256, 256), 256, 1),
+    "small-b32": Case(5000, 20, (64, 64), 32, 10),
+    "mid": Case(20000, 50, (256, 256), 256, 4),
+    "wide": Case(20000, 100, (1024, 1024), 512, 1),
 }
 N_TEST = 1000
 
 
 def make_data(case):
-    """The sine of a projection, with noise; the last `N_TEST` samples are for testing."""
+    """Samples to train on, X and y, and samples to test on: the sine of a projection, with noise."""
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((case.n + N_TEST, case.features)).astype(np.float32)
-    weights = rng.standard_normal(case.features).astype(np.float32)
-    y = np.sin(X @ weights / np.sqrt(case.features)) + 0.1 * rng.standard_normal(len(X))
-    return X, y.astype(np.float32)
+    X, weights = normal(rng, case.n, case.features), normal(rng, case.features)
+    y = noisy_sine(rng, X, weights)
+    X_test = normal(rng, N_TEST, case.features)
+    return X, y, X_test, noisy_sine(rng, X_test, weights)
 
 
-class Regressor:
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def noisy_sine(rng, X, weights):
+    y = np.sin(X @ weights / np.sqrt(weights.size)) + 0.1 * normal(rng, len(X))
+    return y.astype(np.float32)
+
+
+def product_operations(case):
+    """Floating-point operations of the matrix products of a fit."""
+    layers = [2 * fan_in * fan_out for fan_in, fan_out in pairwise((case.features, *case.hidden, 1))]
+    per_sample = 3 * sum(layers) - layers[0]  # forward, weights, deltas; nobody needs the deltas of the input
+    return case.epochs * case.n * per_sample
+
+
+def our_regressor():
+    try:
+        from fastadam import MLPRegressor
+    except ImportError:  # a commit from before it was written
+        raise NotImplementedError("fastadam has no MLPRegressor") from None
+    return MLPRegressor
+
+
+def sklearns_regressor():
+    from sklearn.neural_network import MLPRegressor
+
+    return MLPRegressor
+
+
+class Training:
+    """What the benchmarks of training share: the data of a case, and fits to it."""
+
     params = tuple(CASES)
     param_names = ("case",)
     timeout = 300
 
     def setup(self, name):
-        try:
-            from fastadam import MLPRegressor
-        except ImportError:  # a commit from before it was written
-            raise NotImplementedError("fastadam has no MLPRegressor") from None
-        self.ours = MLPRegressor
+        warnings.simplefilter("ignore", ConvergenceWarning)  # once, since no thread may change the filters
         self.case = CASES[name]
-        X, y = make_data(self.case)
-        self.X, self.X_test = np.split(X, [self.case.n])
-        self.y, self.y_test = np.split(y, [self.case.n])
+        self.X, self.y, self.X_test, self.y_test = make_data(self.case)
+        self.ours = our_regressor()
         self.fit(self.ours, max_iter=1)  # compiles
 
-    def fit(self, estimator, max_iter):
-        """Train for exactly `max_iter` epochs: nothing stops sooner."""
+    def fit(self, estimator, **parameters):
+        """Train for exactly as many epochs as the case has: nothing stops sooner."""
         case = self.case
-        model = estimator(
-            hidden_layer_sizes=case.hidden,
-            batch_size=case.batch,
-            max_iter=max_iter,
-            tol=0,
-            n_iter_no_change=np.inf,
-            random_state=0,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return model.fit(self.X, self.y)
+        parameters = {"max_iter": case.epochs, "tol": 0, "n_iter_no_change": np.inf, "random_state": 0} | parameters
+        model = estimator(hidden_layer_sizes=case.hidden, batch_size=case.batch, **parameters)
+        return model.fit(self.X, self.y)
+
+    def fit_ours(self):
+        return self.fit(self.ours)
+
+
+class Regressor(Training):
+    """Against scikit-learn, with the same random state; and what needs no other library."""
 
     def track_time_over_sklearn(self, name):
-        from sklearn.neural_network import MLPRegressor
-
-        epochs = self.case.epochs
-        return ratio(lambda: self.fit(self.ours, epochs), lambda: self.fit(MLPRegressor, epochs), rounds=7)
+        return ratio(self.fit_ours, lambda: self.fit(sklearns_regressor()), rounds=7)
 
     track_time_over_sklearn.unit = "x"
 
+    def track_time_over_machine_rate(self, name):
+        """How many times as long as its matrix products alone would take at the rate of NumPy's: 1 / MFU.
+
+        Not in turns: the threads of NumPy's BLAS would go on spinning during our fits.
+        """
+        return seconds(self.fit_ours, rounds=7) / (product_operations(self.case) / product_rate(np.float32))
+
+    track_time_over_machine_rate.unit = "x"
+
     def track_unexplained_variance(self, name):
         """1 - R2 on the test samples: a regressor that became faster by learning less shows here."""
-        return 1 - self.fit(self.ours, self.case.epochs).score(self.X_test, self.y_test)
+        return 1 - self.fit_ours().score(self.X_test, self.y_test)
 
     track_unexplained_variance.unit = "1 - R2"
+
+
+class RegressorOverTorch(Training):
+    def setup(self, name):
+        super().setup(name)
+        try:
+            self.peer = peers_mlp.torch_fit(self.X, self.y, self.case.hidden, self.case.batch, self.case.epochs)
+        except ImportError:
+            raise NotImplementedError("PyTorch is not installed") from None
+
+    def track_time_over_torch(self, name):
+        return ratio(self.fit_ours, self.peer, rounds=7)
+
+    track_time_over_torch.unit = "x"
+
+
+class RegressorOverJax(Training):
+    def setup(self, name):
+        super().setup(name)
+        try:
+            self.peer = peers_mlp.jax_fit(self.X, self.y, self.case.hidden, self.case.batch, self.case.epochs)
+        except ImportError:
+            raise NotImplementedError("JAX or Optax is not installed") from None
+
+    def track_time_over_jax(self, name):
+        return ratio(self.fit_ours, self.peer, rounds=7)
+
+    track_time_over_jax.unit = "x"
+
+
+class TwoFitsAtOnce(Training):
+    """In two threads, and each on one: 1 where they do not hold each other up, 2 where they take turns."""
+
+    params = ("seed-b200", "mid")
+
+    def setup(self, name):
+        if numba.get_num_threads() < 2:
+            raise NotImplementedError("needs two cores")
+        super().setup(name)
+
+    def fit_once(self):
+        return self.fit(self.ours, n_threads=1)
+
+    def track_time_over_one(self, name):
+        with ThreadPoolExecutor(2) as pool:
+            return ratio(lambda: list(pool.map(lambda _: self.fit_once(), range(2))), self.fit_once, rounds=7)
+
+    track_time_over_one.unit = "x"
+
+
+class PredictOneRow(Training):
+    """The whole call, which for one row is hardly more than its checks."""
+
+    params = ("float32", "float64")
+    param_names = ("dtype",)
+
+    def setup(self, dtype):
+        super().setup("seed-b200")
+        self.X, self.y = self.X.astype(dtype), self.y.astype(dtype)
+        self.row = self.X[:1]
+
+    def predict_with(self, estimator):
+        model = self.fit(estimator, max_iter=1)
+        return lambda: model.predict(self.row)
+
+    def track_time_over_sklearn(self, dtype):
+        return ratio(self.predict_with(self.ours), self.predict_with(sklearns_regressor()))
+
+    track_time_over_sklearn.unit = "x"
+
+
+FORGET_PEAK = Path("/proc/self/clear_refs")
+MEMORY_OF_FIT = """
+import warnings
+from pathlib import Path
+import numpy as np
+from fastadam import MLPRegressor
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+warnings.simplefilter("ignore")
+X = np.random.default_rng(0).standard_normal((200_000, 50), np.float32)
+y = X[:, 0].copy()
+regressor = MLPRegressor(max_iter=1, random_state=0).fit(X[:200], y[:200])
+Path("FORGET_PEAK").write_text("5")
+before = peak()
+regressor.fit(X, y)
+print((peak() - before) / X.nbytes)
+""".replace("FORGET_PEAK", str(FORGET_PEAK))
+
+
+class FitMemory:
+    """What a fit to 40 MB of data adds to the peak of memory, in a process of its own.
+
+    The peak is the system's, after it was told to forget the one before. `getrusage` has none of this process alone: a
+    child's `ru_maxrss` begins with the memory of its parent.
+    """
+
+    timeout = 300
+
+    def setup(self):
+        if not FORGET_PEAK.exists():
+            raise NotImplementedError("only Linux can forget a peak")
+        our_regressor()
+        run_python(MEMORY_OF_FIT)  # compiles: freed memory of the compiler would hide some of the fit's
+
+    def track_peak_over_data(self):
+        return float(run_python(MEMORY_OF_FIT))
+
+    track_peak_over_data.unit = "x of X"

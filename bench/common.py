@@ -1,15 +1,18 @@
 """How the benchmarks measure: turn by turn, and the median of the turns."""
 
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import numba
 import numpy as np
+from numpy.typing import DTypeLike
 
 Work = Callable[[], object]
 
@@ -20,21 +23,21 @@ def ratio(ours: Work, peer: Work, rounds: int = 15) -> float:
     """How many times as long `ours` takes as `peer`, in the median round. Each round begins with the other one."""
     turns = [(work, _calls_a_turn(work)) for work in (ours, peer)]
     ratios = []
-    start, others_before = time.perf_counter(), _seconds_of_others()
-    for k in range(rounds):
-        if k % 2:
-            peer_time, our_time = _take_turn(*turns[1]), _take_turn(*turns[0])
-        else:
-            our_time, peer_time = _take_turn(*turns[0]), _take_turn(*turns[1])
-        ratios.append(our_time / peer_time)
-    _warn_of_others((_seconds_of_others() - others_before) / (time.perf_counter() - start))
+    with _warning_of_others():
+        for k in range(rounds):
+            if k % 2:
+                peer_time, our_time = _take_turn(*turns[1]), _take_turn(*turns[0])
+            else:
+                our_time, peer_time = _take_turn(*turns[0]), _take_turn(*turns[1])
+            ratios.append(our_time / peer_time)
     return median(ratios)
 
 
 def seconds(work: Work, rounds: int = 15) -> float:
     """Seconds that one call of `work` takes, in the median turn."""
     calls = _calls_a_turn(work)
-    return median(_take_turn(work, calls) for _ in range(rounds))
+    with _warning_of_others():
+        return median(_take_turn(work, calls) for _ in range(rounds))
 
 
 def _calls_a_turn(work: Work) -> int:
@@ -60,10 +63,28 @@ def _seconds_of_others() -> float:
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
-def _warn_of_others(cores: float) -> None:
+@contextmanager
+def _warning_of_others() -> Iterator[None]:
     """No median helps against them: a library whose threads wait for one another can take ten times as long."""
+    start, before = time.perf_counter(), _seconds_of_others()
+    yield
+    cores = (_seconds_of_others() - before) / (time.perf_counter() - start)
     if cores > 0.2:
         print(f"Not a fair measurement: other processes kept {cores:.1f} cores busy.", file=sys.stderr)
+
+
+def run_python(code: str, **environment: str) -> str:
+    """Run `code` in a new interpreter, which finds the installed fastadam and not that of the current folder."""
+    command = [sys.executable, "-P", "-c", code]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment).stdout
+
+
+def product_rate(dtype: DTypeLike) -> float:
+    """Floating-point operations a second of NumPy's matrix product: what its BLAS makes of the machine."""
+    n = 1024
+    left, right = np.random.default_rng(0).random((2, n, n)).astype(dtype)
+    out = np.empty((n, n), dtype)
+    return 2 * n**3 / seconds(lambda: np.dot(left, right, out=out))
 
 
 def stream(size: int) -> Work:
