@@ -387,7 +387,8 @@ if JIT_DISABLED:
 
     def squared_norm(a, start, stop):
         """The sum of the squares of elements `start:stop`, where nothing is compiled."""
-        return a[start:stop] @ a[start:stop]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return a[start:stop] @ a[start:stop]
 
     def matmul(A, B, C, accumulate, panel):
         """C ← A · B, or C + A · B, where nothing is compiled."""
