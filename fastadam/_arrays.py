@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeGuard
 
@@ -21,6 +22,13 @@ the address of its copy, and the address of its gradient; more rows of gradients
 
 HALF_DTYPES = ("float16", "bfloat16")
 """Types that are stored only: NumPy has the first, ml_dtypes the second."""
+
+
+_NO_ARRAYS: list[Array] = []
+
+
+def _nothing() -> None:
+    """What a reference to an array that is no more gives."""
 
 
 class ParameterArrays:
@@ -68,6 +76,7 @@ class ParameterArrays:
         starts = [array.__array_interface__["data"][0] for array in arrays]
         stops = [start + array.nbytes for start, array in zip(starts, arrays, strict=True)]
         self._last: list[Array] = []
+        self._last_one: Callable[[], Array | None] = _nothing
         self._span = (min(starts), max(stops)) if arrays else (0, 0)
 
     def _lay_out(self, params: Arrays, by_name: bool, multiple: int) -> None:
@@ -114,12 +123,19 @@ class ParameterArrays:
     def locate(self, grads: Arrays, writeable: bool) -> list[Array]:
         """Check the gradients, and the parameters once more, and note the gradients' addresses in the table.
 
-        Returns the arrays that lie there, which the caller must keep until it is done with the addresses.
+        Returns the arrays that were made for this and lie there: the caller must keep them until it is done with the
+        addresses. To ask NumPy for an address takes longer than all else here, so that of the usual one array is not
+        asked for again while the array lives: it cannot move, as NumPy refuses to resize what a weak reference knows.
         """
         self._check_writeable()
+        if self._is_the_usual(grads):
+            if grads is not self._last_one() or (writeable and not grads.flags.writeable):
+                self._located(grads, "grads", self.segments[G_AT], writeable)
+                self._last_one = weakref.ref(grads)
+            return _NO_ARRAYS
         if self._are_the_last(grads):
             return self._last
-        self._last = []
+        self._last, self._last_one = [], _nothing
         arrays = self._located(grads, "grads", self.segments[G_AT], writeable)
         if len(arrays) > 1 and not isinstance(grads, np.ndarray):
             self._last = arrays
@@ -202,9 +218,10 @@ class ParameterArrays:
         raise error(f"{what} must have the layout of params, {params!r}, got {grads!r}")
 
     def _check_writeable(self) -> None:
-        for k, array in enumerate(self.arrays):
+        for array in self.arrays:
             if not array.flags.writeable:
-                raise ValueError(f"{label('params', self._names[k])} must be writeable, got a read-only array")
+                name = next(name for name, given in zip(self._names, self.arrays, strict=True) if given is array)
+                raise ValueError(f"{label('params', name)} must be writeable, got a read-only array")
 
     def _check_no_overlap(self, name: str, grad: Array) -> None:
         if any(np.may_share_memory(grad, param) for param in self.arrays):

@@ -29,7 +29,7 @@ from fastadam.cpu import (
     gradient_norm,
     step_kernel,
 )
-from fastadam.formats import CODE_BLOCK
+from fastadam.formats import CODE_BLOCK, LARGEST_CODE
 
 _MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
 _NORM_EPS = 1e-6
@@ -145,8 +145,8 @@ class Optimizer:
         """The state itself, not a copy, by PyTorch's names: each flat over all parameters in their order.
 
         With `ema_decay`, "ema" is the average of the parameters. With `state_dtype="bfloat16"` arrays are uint16 and
-        hold the bits; with "uint8" they are codes, each array of parameters beginning at a multiple of 256, and for
-        each state "name" there is "name_scale", the largest magnitude of each block of 256. For parameters of float16
+        hold the bits; with "uint8" they are codes, each array of parameters beginning at a multiple of 512, and for
+        each state "name" there is "name_scale", what the codes of each block of 512 are multiplied by. For parameters of float16
         or bfloat16, "master" has them in float32.
         """
         masters = {} if self._arrays.masters is None else {"master": self._arrays.masters}
@@ -341,14 +341,14 @@ class Optimizer:
         if packed == "bfloat16":
             kinds = {name: np.dtype(np.uint16) for name in self._rule.states}
         elif packed == "uint8":
-            kinds = {name: np.dtype(np.uint8 if name in self._rule.positive else np.int8) for name in self._rule.states}
+            kinds = {name: np.dtype(np.uint8) for name in self._rule.states}
         state = {name: aligned_zeros(size, kind) for name, kind in kinds.items()}
         if packed == "uint8":
             state |= {f"{name}_scale": aligned_zeros(size // CODE_BLOCK, dtype) for name in self._rule.states}
         for name, value in self._initial_values().items():
             state[name][:] = {"bfloat16": bfloat16_bits(np.float32([value])), "uint8": 255}.get(packed, value)
             if packed == "uint8":
-                state[f"{name}_scale"][:] = value
+                state[f"{name}_scale"][:] = value / LARGEST_CODE
         return state if self._options["ema_decay"] is None else state | {"ema": self._arrays.concatenated()}
 
     def _initial_values(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ ema_decay : float, optional
 zero_grad : bool, default=False
     Leave zeros in the gradients, which must be writeable then.
 state_dtype : {"bfloat16", "uint8"}, optional
-    Store the state of float32 parameters in two bytes a number, or in one and a scale for each block of 256, rounded up
+    Store the state of float32 parameters in two bytes a number, or in one and a scale for each block of 512, rounded up
     and down so that means over steps are exact: large models are bound by memory, and this is less of it.
     `fastadam.formats` has the details. With "uint8", blocks begin anew with each array, so the split into arrays counts.
 copy_dtype : {"float16", "bfloat16"}, optional
