@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from fastadam.buffers import FLOAT_DTYPES, FlatBuffer
@@ -72,7 +73,7 @@ class ParameterArrays:
         Returns the arrays that lie there, which the caller must keep until it is done with the addresses.
         """
         self._check_writeable()
-        if self._are_the_last(grads):
+        if self._are_the_last(grads) and not (writeable and any(not array.flags.writeable for array in self._last)):
             return self._last
         self._last = []
         arrays = [grads] if self._is_the_usual(grads) else self._matching_arrays(grads, writeable)
@@ -123,7 +124,7 @@ class ParameterArrays:
         if names != self._names:
             raise _structure_error(self._names, names)
         matching = []
-        for name, array, shape, order in zip(names, arrays, self._shapes, self._orders, strict=True):
+        for k, (name, array, shape, order) in enumerate(zip(names, arrays, self._shapes, self._orders, strict=True)):
             if array.dtype != self.dtype:
                 raise TypeError(
                     f"{label('grads', name)} must have the dtype of params, {self.dtype}, got {array.dtype}"
@@ -133,7 +134,10 @@ class ParameterArrays:
             in_order = array.flags.c_contiguous if order == "C" else array.flags.f_contiguous
             if writeable and not in_order:
                 raise ValueError(f"{label('grads', name)} must have the memory order of params to be zeroed")
-            matching.append(array if in_order else array.copy(order))
+            if not in_order:
+                self._check_no_overlap(k, array)
+                array = array.copy(order)
+            matching.append(array)
         return matching
 
     def _check_layout(self, grads: Arrays) -> None:
@@ -149,6 +153,9 @@ class ParameterArrays:
                 raise ValueError(f"{label('params', self._names[k])} must be writeable, got a read-only array")
 
     def _check_no_overlap(self, k: int, grad: Array) -> None:
+        start, stop = byte_bounds(grad)
+        if stop <= self._span[0] or start >= self._span[1]:
+            return
         if any(np.may_share_memory(grad, param) for param in self.arrays):
             raise ValueError(f"{label('grads', self._names[k])} must not share memory with params")
 

@@ -108,7 +108,7 @@ class _Rule:
 
 @dataclass
 class SGD(_Rule):
-    """Sutskever et al. 2013, with PyTorch's momentum: the rate multiplies the buffer, which starts as the gradient."""
+    """Sutskever et al. 2013, with PyTorch's momentum: the rate multiplies the buffer, the first gradient is whole."""
 
     p: np.ndarray
     lr: float = 1e-3
@@ -126,7 +126,7 @@ class SGD(_Rule):
     def change(self, g, state, rounded):
         if self.momentum:
             old, momentum = state["momentum_buffer"], rounded(self.momentum)
-            new = np.copy(g) if self.t == 1 else momentum * old + rounded(1 - self.dampening) * g
+            new = momentum * old + rounded(1 if self.t == 1 else 1 - self.dampening) * g  # no -0 in the first, unlike g
             state["momentum_buffer"] = new
             g = g + momentum * new if self.nesterov else new
         return [rounded(self.lr) * g]
