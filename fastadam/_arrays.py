@@ -49,6 +49,7 @@ class ParameterArrays:
         starts = [array.__array_interface__["data"][0] for array in arrays]
         stops = [start + array.nbytes for start, array in zip(starts, arrays, strict=True)]
         self._last: list[Array] = []
+        self._last_type: type = list
         self._span = (min(starts), max(stops)) if arrays else (0, 0)
 
     def _lay_out(self, params: Arrays, by_name: bool) -> None:
@@ -89,7 +90,7 @@ class ParameterArrays:
             else:
                 self.g_at[k] = start
         if len(arrays) > 1 and not isinstance(grads, np.ndarray):
-            self._last = arrays
+            self._last, self._last_type = arrays, type(grads)
         return arrays
 
     def _are_the_last(self, grads: Arrays) -> bool:
@@ -97,7 +98,7 @@ class ParameterArrays:
 
         Of a thousand small arrays, the checks would take longer than the step.
         """
-        if not self._last or isinstance(grads, np.ndarray | FlatBuffer) or len(grads) != len(self._last):
+        if not self._last or type(grads) is not self._last_type or len(grads) != len(self._last):
             return False
         if isinstance(grads, Mapping):
             return tuple(grads) == self._names and all(map(operator.is_, grads.values(), self._last))
