@@ -245,10 +245,9 @@ def test_a_forked_process_numbers_its_functions_apart(installation):
 import os
 from numba.core.bytecode import FunctionIdentity
 import fastadam._cache
-child = os.fork()
-print(next(FunctionIdentity._unique_ids), flush=True)
-if child:
+if child := os.fork():
     os.waitpid(child, 0)
+print(next(FunctionIdentity._unique_ids))
 """
     first, second = run(installation, code).split()
     assert abs(int(first) - int(second)) > 2**20
