@@ -16,7 +16,7 @@ from numba import prange
 
 from fastadam import rules
 from fastadam.gemm import squared_norm
-from fastadam.jit import array_at, device, kernel, rounded, taker
+from fastadam.jit import array_at, device, kernel, rounded, scalar_rule, taker
 
 PARALLEL_BYTES = 256 * 1024
 """Size of the parameters from which two threads win. Between threads that never slept they win from half of this on;
@@ -95,7 +95,7 @@ def element_loop(variant: Variant) -> Callable[..., None]:
 
 def _update(rule: rules.Rule) -> Callable[..., Any]:
     """The rule, returning a tuple also where it has no state."""
-    update = device(rule.update)
+    update = device(scalar_rule(rule.update))
     if rule.states:
         return update
     return device(lambda *arguments: (update(*arguments),))
