@@ -19,7 +19,7 @@ from fastadam import formats, rules
 from fastadam._arrays import COPY_AT, G_AT, GROUP, OFFSET, P_AT, SIZE
 from fastadam.formats import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
 from fastadam.gemm import squared_norm
-from fastadam.jit import array_at, device, kernel, rounded, stack_array, taker, unrolled
+from fastadam.jit import array_at, device, kernel, rounded, scalar_rule, stack_array, taker, unrolled
 
 Array = NDArray[Any]
 
@@ -129,7 +129,7 @@ def element_loop(variant: Variant) -> Callable[..., None]:
 
 def _update(rule: rules.Rule) -> Callable[..., Any]:
     """The rule, returning a tuple also where it has no state."""
-    update = device(rule.update)
+    update = device(scalar_rule(rule.update))
     if rule.states:
         return update
     return device(lambda *arguments: (update(*arguments),))
@@ -177,11 +177,13 @@ def _completion(variant: Variant) -> Callable[..., None]:
     """What comes after the rule: the average and the copy of the parameters, and the gradient's end."""
     zero_grad = variant.zero_grad
     average_at = len(variant.rule.states)
-    average = "row = rows[{0}]; row[i] = row[i] + extra[EMA] * (new - row[i])".format(average_at)
-    copy = "rows[{0}][k] = encoded(new)".format(average_at + variant.ema)
+    average = f"row = rows[{average_at}]; row[i] = row[i] + extra[EMA] * (new - row[i])"
+    copy = f"rows[{average_at + variant.ema}][k] = encoded(new)"
     tasks = [task for task, wanted in ((average, variant.ema), (copy, variant.copy)) if wanted]
     encoded = _ENCODERS[variant.copy]
-    write = device(unrolled("write(rows, i, k, new, extra)", "{}pass", "; ".join([*tasks, ""]), 1, encoded=encoded, EMA=EMA))
+    write = device(
+        unrolled("write(rows, i, k, new, extra)", "{}pass", "; ".join([*tasks, ""]), 1, encoded=encoded, EMA=EMA)
+    )
 
     @device
     def finish(rows, i, g, k, new, extra):
@@ -253,7 +255,10 @@ def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
     return _Codec(decode, encode)
 
 
-_SIGNED, _POSITIVE = _codec(formats.signed_value, formats.signed_code), _codec(formats.positive_value, formats.positive_code)
+_SIGNED, _POSITIVE = (
+    _codec(formats.signed_value, formats.signed_code),
+    _codec(formats.positive_value, formats.positive_code),
+)
 
 
 def _like(dtype: DTypeLike) -> Array:

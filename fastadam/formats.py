@@ -8,14 +8,13 @@ noise than random numbers, because over any run of steps it comes close to every
 
 One byte is a minifloat, relative to a scale that each block of `CODE_BLOCK` elements has: its largest magnitude is the
 largest code. Both kinds have three bits of fraction. A signed state has a sign, four bits of exponent, and subnormals
-below; a state that is never negative has five bits, since it holds squares, whose root is what a rule uses. So both span
-five decades. The usual one-byte
-states look up the nearest of 256 unevenly spaced values; a minifloat is as good, since the dither and not the nearest
-value makes the mean right, and to encode it takes a few integer instructions on whole vectors and no square root or
-search. What is not zero never becomes a code 0 of such a state, as the rule would divide by it.
+below; a state that is never negative has five bits, since it holds squares, whose root is what a rule uses. So both
+span five decades. The usual one-byte states look up the nearest of 256 unevenly spaced values; a minifloat is as good,
+since the dither and not the nearest value makes the mean right, and to encode it takes a few integer instructions on
+whole vectors and no square root or search. What is not zero never becomes a code 0 of such a state, as the rule would
+divide by it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np

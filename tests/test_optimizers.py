@@ -544,7 +544,6 @@ BAD_PARAMS = {
     "complex": (np.zeros(3, complex), TypeError),
     "objects": (np.zeros(3, object), TypeError),
     "longdouble": (np.zeros(3, np.longdouble), TypeError),
-    "longdouble": (np.zeros(3, np.longdouble), TypeError),
     "records": (np.zeros(3, "f8,f8"), TypeError),
     "byte order": (np.zeros(3, np.dtype(float).newbyteorder()), TypeError),
     "two dtypes": ([np.zeros(3), np.zeros(3, np.float32)], TypeError),
