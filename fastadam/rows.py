@@ -107,9 +107,11 @@ def rows_update(variant: Variant) -> Callable[..., None]:
         scalars, no_decay = scalars_of(state, t, group), state.dtype.type(0)
         for k in range(part, count, parts):
             if k + AHEAD * parts < count:
-                start = distinct[k + AHEAD * parts] * dim
+                row = distinct[k + AHEAD * parts]
                 for array in (p, moments[0], moments[1]):
-                    _prefetch(array, start, start + dim)
+                    _prefetch(array, row * dim, (row + 1) * dim)
+                if last_step.size > 0:
+                    prefetch(last_step, row)
             row = distinct[k]
             g = _summed(grads, dim, first[k], following, total)
             own = scalars
@@ -126,7 +128,7 @@ def rows_update(variant: Variant) -> Callable[..., None]:
 
 @functools.cache
 def rows_kernel(variant: Variant, parallel: bool) -> Callable[..., int]:
-    """One step over some rows of the table at `p_at`: the `k` at `rows_at`, with their gradients at `g_at`.
+    """One step over some rows, in any order, of the table at `p_at`, with their gradients at `g_at`.
 
     Serial or parallel, with the same bits. Returns the number of different rows; or, if there is one that the table
     does not have, `-1 - its position`, and has changed nothing then.
@@ -136,9 +138,9 @@ def rows_kernel(variant: Variant, parallel: bool) -> Callable[..., int]:
     if parallel:
 
         @kernel(parallel=True, variant=str(variant))
-        def parallel_rows(p_at, rows_at, g_at, k, dim, state, places, last_step, group, t):
-            chains = _chained(array_at(rows_at, k, places), places)
-            p, grads = array_at(p_at, places.size * dim, state), array_at(g_at, k * dim, state)
+        def parallel_rows(p_at, rows, g_at, dim, state, places, last_step, group, t):
+            chains = _chained(rows, places)
+            p, grads = array_at(p_at, places.size * dim, state), array_at(g_at, rows.size * dim, state)
             parts = get_num_threads()
             for part in prange(parts):
                 update(p, grads, chains, dim, state, last_step, group, t, part, parts)
@@ -147,9 +149,9 @@ def rows_kernel(variant: Variant, parallel: bool) -> Callable[..., int]:
         return parallel_rows
 
     @kernel(variant=str(variant))
-    def serial_rows(p_at, rows_at, g_at, k, dim, state, places, last_step, group, t):
-        chains = _chained(array_at(rows_at, k, places), places)
-        p, grads = array_at(p_at, places.size * dim, state), array_at(g_at, k * dim, state)
+    def serial_rows(p_at, rows, g_at, dim, state, places, last_step, group, t):
+        chains = _chained(rows, places)
+        p, grads = array_at(p_at, places.size * dim, state), array_at(g_at, rows.size * dim, state)
         update(p, grads, chains, dim, state, last_step, group, t, 0, 1)
         return chains[0]
 
@@ -244,7 +246,7 @@ class RowAdam(Optimizer):
         _check_table(params)
         numbers = {"lr": lr, "betas": betas, "eps": eps}
         super().__init__(params, numbers, {"maximize": maximize, "catch_up": catch_up}, {})
-        self._p = params
+        self._p, self._p_at = params, _address(params)
         self._places = np.zeros(len(params), np.int64)
         self._last_step = np.zeros(len(params) if catch_up else 0, np.int64)
         self._views = {name: moment.reshape(params.shape) for name, moment in self._views.items()}
@@ -281,8 +283,8 @@ class RowAdam(Optimizer):
         g = _row_gradients(grads, indices.size, p)
         step = self._parallel_rows if g.nbytes >= PARALLEL_BYTES and may_launch_parallel() else self._serial_rows
         found = step(
-            _address(p), _address(indices), _address(g), indices.size, p.shape[1], self._state, self._places,
-            self._last_step, self._table[0], self.t + 1,
+            self._p_at, indices, _address(g), p.shape[1], self._state, self._places, self._last_step, self._table[0],
+            self.t + 1,
         )  # fmt: skip
         if found < 0:
             position = -1 - found
@@ -327,7 +329,10 @@ def _check_table(params: Array) -> None:
 
 
 def _row_indices(rows: ArrayLike) -> NDArray[np.int64]:
-    """The indices as 64-bit integers; one too large for them becomes negative, and so is refused with these."""
+    """The indices, copied as 64-bit integers; one too large for them becomes negative, and so is refused with these.
+
+    A copy is always writeable and aligned: Numba compiles a function anew for arrays that are not.
+    """
     try:
         given = np.asarray(rows)
     except ValueError:  # lists of several lengths
@@ -336,7 +341,7 @@ def _row_indices(rows: ArrayLike) -> NDArray[np.int64]:
         raise TypeError(f"rows must be integers, got an array of {given.dtype}")
     if given.ndim != 1:
         raise ValueError(f"rows must have the shape (k,), got {given.shape}")
-    return np.ascontiguousarray(given, np.int64)
+    return np.array(given, np.int64)
 
 
 def _row_gradients(grads: Array, k: int, params: Array) -> Array:
