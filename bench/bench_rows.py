@@ -4,8 +4,7 @@ from itertools import cycle
 
 import numpy as np
 
-import fastadam
-from bench.common import ratio, seconds
+from bench.common import ours, peer, ratio, seconds
 
 DIM = 64
 FREQUENCIES = ("zipf", "uniform")
@@ -27,7 +26,7 @@ def table_and_batches(k, frequencies="zipf", n_rows=100_000, count=16):
 
 
 def our_step(table, batches, **options):
-    optimizer, batch = fastadam.RowAdam(table.copy(), **options), cycle(batches)
+    optimizer, batch = ours("RowAdam")(table.copy(), **options), cycle(batches)
     return lambda: optimizer.step(*next(batch))
 
 
@@ -99,12 +98,9 @@ class RowStepOverTorch:
     timeout = 300
 
     def setup(self, k, frequencies):
-        self.case = table_and_batches(k, frequencies)
-        try:
-            self.peer = torch_step(*self.case)
-        except ImportError:
-            raise NotImplementedError("PyTorch is not installed") from None
-        self.step = our_step(*self.case)
+        case = table_and_batches(k, frequencies)
+        self.peer = peer(torch_step, *case)
+        self.step = our_step(*case)
 
     def track_time_over_torch(self, k, frequencies):
         return ratio(self.step, self.peer)
