@@ -12,6 +12,12 @@ ema_decay : float, optional
     Keep an exponential moving average of the parameters, `state["ema"]`, in which the old average has this weight.
 zero_grad : bool, default=False
     Leave zeros in the gradients, which must be writeable then.
+state_dtype : {"bfloat16", "uint8"}, optional
+    Store the state of float32 parameters in two bytes a number, or in one and a scale for each block of 512, rounded up
+    and down so that means over steps are exact: large models are bound by memory, and this is less of it.
+    `fastadam.formats` has the details. With "uint8", blocks begin anew with each array, so the split into arrays counts.
+copy_dtype : {"float16", "bfloat16"}, optional
+    Write the new parameters once more, in two bytes a number, to `copies`.
 on_nonfinite : {"ignore", "skip", "raise"}, default="ignore"
     What to do with a step whose gradient holds infinity or NaN: make it; change nothing, the step count included, and
     count it in `skipped_steps`; or raise FloatingPointError, with nothing changed. It takes a pass over the gradients.
@@ -21,7 +27,8 @@ groups : mapping of str to mapping, optional
 
 Parameters may be one array, a list or dict of arrays, or a FlatBuffer: writeable float32 or float64 arrays of one
 dtype, of any shapes, each contiguous in C or Fortran order, none overlapping another. They are updated in place. All
-arithmetic is in their dtype. A step gives the same bits on any number of threads and for any split of the same values
+arithmetic is in their dtype. Parameters of float16, or of the bfloat16 that ml_dtypes defines, are the rounded copies of
+float32 masters, which the optimizer keeps; gradients are then of that type too. A step gives the same bits on any number of threads and for any split of the same values
 into arrays, and a `step` that raises leaves parameters and state as they were.
 """
 
@@ -30,7 +37,7 @@ from typing import Any, Unpack
 from fastadam import rules
 from fastadam._arrays import Array, Arrays
 from fastadam._optimizer import Betas, Number, Optimizer, Options
-from fastadam.cpu import HYPER
+from fastadam.cpu import EXTRA, HYPER
 
 
 class SGD(Optimizer):
@@ -182,6 +189,11 @@ class RMSprop(Optimizer):
         super().__init__(params, numbers, {"centered": centered, "maximize": maximize}, options)
 
     def _choose_rule(self) -> rules.Rule:
+        if self._flags["centered"] and self._options["state_dtype"] is not None:
+            raise ValueError(
+                f"state_dtype must be None with centered=True, got {self._options['state_dtype']!r}: the difference of "
+                "two rounded averages may be negative"
+            )
         if self._flags["centered"]:
             return rules.RMSPROP_CENTERED_MOMENTUM if self.momentum > 0 else rules.RMSPROP_CENTERED
         return rules.RMSPROP_MOMENTUM if self.momentum > 0 else rules.RMSPROP
@@ -261,10 +273,8 @@ class Adagrad(Optimizer):
     def _choose_rule(self) -> rules.Rule:
         return rules.ADAGRAD
 
-    def _initial_state(self) -> Array:
-        state = super()._initial_state()
-        state[0] = self.initial_accumulator_value
-        return state
+    def _initial_values(self) -> dict[str, float]:
+        return {"sum": self.initial_accumulator_value}
 
 
 class Adadelta(Optimizer):
@@ -425,7 +435,7 @@ class Adam(Optimizer):
     @property
     def moments(self) -> dict[str, Array]:
         """The state itself, not a copy: "m", "v" (with AMSGrad also "v_max"), flat over all parameters in order."""
-        return {name: array for name, array in self.state.items() if name != "ema"}
+        return {name: self._state[name] for name in self._rule.states}
 
 
 class AdamW(Adam):
@@ -630,7 +640,7 @@ class NAdam(Optimizer):
 
     def _advance(self) -> None:
         """The products of the momenta, each row of the table with its own."""
-        column = self._table[:, HYPER + rules.NADAM.hyper.index("mu_product")]
+        column = self._table[EXTRA + 1 :, HYPER + rules.NADAM.hyper.index("mu_product")]
         for row, values in enumerate([self._numbers, *(self._numbers | group for group in self._groups.values())]):
             self._mu_products[row] *= rules.nadam_momentum(self.t, values["betas"][0], values["momentum_decay"])
             column[row] = self._mu_products[row]

@@ -26,6 +26,8 @@ class Rule(NamedTuple):
     """What each element has beside its parameter; zeros before the first step."""
     hyper: tuple[str, ...]
     """The hyper-parameters, in the order in which `scalars` takes them."""
+    positive: tuple[str, ...] = ()
+    """Those states that are never negative, as sums of squares are."""
     cached: bool = True
     """Whether its compiled form may be kept on disk: not that of a user's own rule, whose source no cache knows."""
 
@@ -253,27 +255,32 @@ _RMSPROP = ("lr", "alpha", "eps")
 SGD = Rule("sgd", sgd, sgd_scalars, (), ("lr",))
 MOMENTUM = Rule("momentum", momentum, momentum_scalars, ("momentum_buffer",), ("lr", "momentum", "dampening"))
 NESTEROV = MOMENTUM._replace(name="nesterov", update=nesterov)
-RMSPROP = Rule("rmsprop", rmsprop, rmsprop_scalars, ("square_avg",), _RMSPROP)
+RMSPROP = Rule("rmsprop", rmsprop, rmsprop_scalars, ("square_avg",), _RMSPROP, positive=("square_avg",))
 RMSPROP_CENTERED = Rule(
-    "rmsprop_centered", rmsprop_centered, rmsprop_scalars, ("square_avg", "grad_avg"), _RMSPROP
+    "rmsprop_centered", rmsprop_centered, rmsprop_scalars, ("square_avg", "grad_avg"), _RMSPROP,
+    positive=("square_avg",),
 )  # fmt: skip
 RMSPROP_MOMENTUM = Rule(
     "rmsprop_momentum", rmsprop_momentum, rmsprop_momentum_scalars,
-    ("square_avg", "momentum_buffer"), (*_RMSPROP, "momentum"),
+    ("square_avg", "momentum_buffer"), (*_RMSPROP, "momentum"), positive=("square_avg",),
 )  # fmt: skip
 RMSPROP_CENTERED_MOMENTUM = Rule(
     "rmsprop_centered_momentum", rmsprop_centered_momentum, rmsprop_momentum_scalars,
-    ("square_avg", "grad_avg", "momentum_buffer"), (*_RMSPROP, "momentum"),
+    ("square_avg", "grad_avg", "momentum_buffer"), (*_RMSPROP, "momentum"), positive=("square_avg",),
 )  # fmt: skip
-ADAGRAD = Rule("adagrad", adagrad, adagrad_scalars, ("sum",), ("lr", "lr_decay", "eps"))
-ADADELTA = Rule("adadelta", adadelta, adadelta_scalars, ("square_avg", "acc_delta"), ("lr", "rho", "eps"))
-ADAM = Rule("adam", adam, adam_scalars, ("m", "v"), _BETAS)
-AMSGRAD = Rule("amsgrad", amsgrad, adam_scalars, ("m", "v", "v_max"), _BETAS)
+ADAGRAD = Rule("adagrad", adagrad, adagrad_scalars, ("sum",), ("lr", "lr_decay", "eps"), positive=("sum",))
+ADADELTA = Rule(
+    "adadelta", adadelta, adadelta_scalars, ("square_avg", "acc_delta"), ("lr", "rho", "eps"),
+    positive=("square_avg", "acc_delta"),
+)  # fmt: skip
+ADAM = Rule("adam", adam, adam_scalars, ("m", "v"), _BETAS, positive=("v",))
+AMSGRAD = Rule("amsgrad", amsgrad, adam_scalars, ("m", "v", "v_max"), _BETAS, positive=("v", "v_max"))
 ADAM_HAT = ADAM._replace(name="adam_hat", scalars=adam_hat_scalars)
 AMSGRAD_HAT = AMSGRAD._replace(name="amsgrad_hat", scalars=adam_hat_scalars)
-ADAMAX = Rule("adamax", adamax, adamax_scalars, ("exp_avg", "exp_inf"), _BETAS)
+ADAMAX = Rule("adamax", adamax, adamax_scalars, ("exp_avg", "exp_inf"), _BETAS, positive=("exp_inf",))
 NADAM = Rule(
-    "nadam", nadam, nadam_scalars, ("exp_avg", "exp_avg_sq"), (*_BETAS, "momentum_decay", "mu_product")
+    "nadam", nadam, nadam_scalars, ("exp_avg", "exp_avg_sq"), (*_BETAS, "momentum_decay", "mu_product"),
+    positive=("exp_avg_sq",),
 )  # fmt: skip
-RADAM = Rule("radam", radam, radam_scalars, ("exp_avg", "exp_avg_sq"), _BETAS)
+RADAM = Rule("radam", radam, radam_scalars, ("exp_avg", "exp_avg_sq"), _BETAS, positive=("exp_avg_sq",))
 LION = Rule("lion", lion, lion_scalars, ("exp_avg",), ("lr", "beta1", "beta2"))

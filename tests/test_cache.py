@@ -21,7 +21,7 @@ from fastadam.optimizers import Adam
 from fastadam import rules
 from fastadam.cpu import Variant, step_kernel
 Adam(p := np.ones(3), 0.5).step(np.ones(3))
-hits = sum(step_kernel(Variant(rules.ADAM), False).stats.cache_hits.values())
+hits = sum(step_kernel(Variant(rules.ADAM), "float64", False).stats.cache_hits.values())
 print(f"{p[0]:.3f}", "cached" if hits else "compiled")
 """
 RULE, CHANGED_RULE = "p = p - step_size * m / (math.sqrt(v)", "p = p + step_size * m / (math.sqrt(v)"
