@@ -17,8 +17,8 @@ from fastadam import rules
 from fastadam._arrays import Array
 from fastadam._optimizer import Betas, Number, Optimizer
 from fastadam._threads import may_launch_parallel
-from fastadam.buffers import ALIGNMENT
-from fastadam.cpu import HYPER, PARALLEL_BYTES, Variant, element_loop, row_splitter, step_scalars
+from fastadam.buffers import ALIGNMENT, FLOAT_DTYPES
+from fastadam.cpu import EXTRA, HYPER, PARALLEL_BYTES, Variant, element_loop, step_scalars
 from fastadam.jit import array_at, device, kernel, prefetch, rounded
 
 AHEAD = 4
@@ -98,17 +98,16 @@ def rows_update(variant: Variant) -> Callable[..., None]:
 
     Rows that occur often tend to come first, so that a thread that took the first half would have more to add up.
     """
-    loop, scalars_of, split = element_loop(variant), step_scalars(variant.rule), row_splitter(variant)
+    loop, scalars_of = element_loop(variant), step_scalars(variant.rule)
 
     @device
-    def update(p, grads, chains, dim, state, last_step, group, t, part, parts):
+    def update(p, m, v, grads, chains, dim, last_step, group, t, part, parts):
         count, distinct, first, following = chains
-        moments, total = split(state), np.empty(dim, state.dtype)
-        scalars, no_decay = scalars_of(state, t, group), state.dtype.type(0)
+        total, scalars, no_decay = np.empty(dim, m.dtype), scalars_of(m, t, group), m.dtype.type(0)
         for k in range(part, count, parts):
             if k + AHEAD * parts < count:
                 row = distinct[k + AHEAD * parts]
-                for array in (p, moments[0], moments[1]):
+                for array in (p, m, v):
                     _prefetch(array, row * dim, (row + 1) * dim)
                 if last_step.size > 0:
                     prefetch(last_step, row)
@@ -118,10 +117,9 @@ def rows_update(variant: Variant) -> Callable[..., None]:
             if last_step.size > 0:
                 missed, last_step[row] = t - 1 - last_step[row], t
                 if missed > 0:
-                    own = rounded(state, _after_rest(scalars, missed, group))
+                    own = rounded(m, _after_rest(scalars, missed, group))
             start, stop = row * dim, (row + 1) * dim
-            m, v = moments[0][start:stop], moments[1][start:stop]
-            loop(p[start:stop], g, (m, v), 0, dim, 0, no_decay, own, ())
+            loop(p[start:stop], g, (m[start:stop], v[start:stop]), 0, dim, 0, no_decay, own, ())
 
     return update
 
@@ -138,21 +136,21 @@ def rows_kernel(variant: Variant, parallel: bool) -> Callable[..., int]:
     if parallel:
 
         @kernel(parallel=True, variant=str(variant))
-        def parallel_rows(p_at, rows, g_at, dim, state, places, last_step, group, t):
+        def parallel_rows(p_at, m, v, rows, g_at, dim, places, last_step, group, t):
             chains = _chained(rows, places)
-            p, grads = array_at(p_at, places.size * dim, state), array_at(g_at, rows.size * dim, state)
+            p, grads = array_at(p_at, m.size, m), array_at(g_at, rows.size * dim, m)
             parts = get_num_threads()
             for part in prange(parts):
-                update(p, grads, chains, dim, state, last_step, group, t, part, parts)
+                update(p, m, v, grads, chains, dim, last_step, group, t, part, parts)
             return chains[0]
 
         return parallel_rows
 
     @kernel(variant=str(variant))
-    def serial_rows(p_at, rows, g_at, dim, state, places, last_step, group, t):
+    def serial_rows(p_at, m, v, rows, g_at, dim, places, last_step, group, t):
         chains = _chained(rows, places)
-        p, grads = array_at(p_at, places.size * dim, state), array_at(g_at, rows.size * dim, state)
-        update(p, grads, chains, dim, state, last_step, group, t, 0, 1)
+        p, grads = array_at(p_at, m.size, m), array_at(g_at, rows.size * dim, m)
+        update(p, m, v, grads, chains, dim, last_step, group, t, 0, 1)
         return chains[0]
 
     return serial_rows
@@ -248,14 +246,17 @@ class RowAdam(Optimizer):
         super().__init__(params, numbers, {"maximize": maximize, "catch_up": catch_up}, {})
         self._p, self._p_at = params, _address(params)
         self._places = np.zeros(len(params), np.int64)
-        self._last_step = np.zeros(len(params) if catch_up else 0, np.int64)
-        self._views = {name: moment.reshape(params.shape) for name, moment in self._views.items()}
-        if catch_up:
-            self._views["last_step"] = self._last_step
+        self._m, self._v = (self._state[name].ravel() for name in self._rule.states)
+        self._last_step = self._state.get("last_step", np.empty(0, np.int64))
         self._serial_rows, self._parallel_rows = (rows_kernel(self._variant, parallel) for parallel in (False, True))
 
     def _choose_rule(self) -> rules.Rule:
         return rules.ADAM_HAT
+
+    def _initial_state(self) -> dict[str, Array]:
+        shape = self._arrays.arrays[0].shape
+        state: dict[str, Array] = {name: flat.reshape(shape) for name, flat in super()._initial_state().items()}
+        return state | ({"last_step": np.zeros(shape[0], np.int64)} if self._flags["catch_up"] else {})
 
     def step(self, rows: ArrayLike, grads: Array) -> None:  # type: ignore[override]
         """Update the rows that are named, in place, in one compiled call.
@@ -283,8 +284,8 @@ class RowAdam(Optimizer):
         g = _row_gradients(grads, indices.size, p)
         step = self._parallel_rows if g.nbytes >= PARALLEL_BYTES and may_launch_parallel() else self._serial_rows
         found = step(
-            self._p_at, indices, _address(g), p.shape[1], self._state, self._places, self._last_step, self._table[0],
-            self.t + 1,
+            self._p_at, self._m, self._v, indices, _address(g), p.shape[1], self._places, self._last_step,
+            self._table[EXTRA + 1], self.t + 1,
         )  # fmt: skip
         if found < 0:
             position = -1 - found
@@ -304,7 +305,7 @@ class RowAdam(Optimizer):
         missed = self.t - self._last_step
         for name, beta in zip(self._rule.states, self.betas, strict=True):
             with np.errstate(under="ignore"):
-                self._views[name] *= (beta**missed).astype(self._p.dtype)[:, np.newaxis]
+                self._state[name] *= (beta**missed).astype(self._p.dtype)[:, np.newaxis]
         self._last_step[:] = self.t
 
     def _load_counters(self, state: Mapping[str, Any]) -> None:
@@ -322,6 +323,8 @@ def _check_table(params: Array) -> None:
     """Refuse what is no table; what is left to check, `ParameterArrays` checks."""
     if not isinstance(params, np.ndarray):
         raise TypeError(f"params must be a NumPy array of shape (n_rows, dim), got {type(params).__name__}")
+    if params.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"params must be float32 or float64, got {params.dtype}")
     if params.ndim != 2:
         raise ValueError(f"params must have the shape (n_rows, dim), got {params.shape}")
     if not params.flags.c_contiguous:
