@@ -12,6 +12,7 @@ _INTERVALS: dict[str, Callable[[float], bool]] = {
     "(0, inf)": lambda number: 0 < number < math.inf,
     "[0, 1]": lambda number: 0 <= number <= 1,
     "[0, 1)": lambda number: 0 <= number < 1,
+    "(-inf, inf)": lambda number: math.isfinite(number),
     "[-inf, inf]": lambda number: not math.isnan(number),
 }
 
