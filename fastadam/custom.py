@@ -41,7 +41,8 @@ def optimizer(
         `rule` takes behind the state; without it, that is the hyper-parameters themselves. It computes in float64.
     **defaults : float
         Defaults of hyper-parameters, whose names are those of the arguments of `rule` behind the state (of `scalars`
-        behind `t`). One without a default must be given when an optimizer is made.
+        behind `t`). They may also be the defaults of those arguments. A hyper-parameter without one must be given when
+        an optimizer is made.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def optimizer(
     Notes
     -----
     A constant such as 0.5 in a rule is a float64, and so is what it is multiplied with. Pass it as a hyper-parameter,
-    and float32 parameters are updated in float32 throughout, several times faster. What a rule reads from outside, a
+    and float32 parameters are updated in float32 throughout, which is faster. What a rule reads from outside, a
     global number or another compiled function, is compiled in as it is then.
 
     What the class compiles is not kept on disk, since no cache could see an edit of your rule: each process compiles
@@ -87,7 +88,8 @@ def optimizer(
     >>> bool(np.abs(p).max() < 1e-3)
     True
     """
-    rule, scalars = _plain_function("rule", rule), scalars and _plain_function("scalars", scalars)
+    rule = _plain_function("rule", rule)
+    scalars = None if scalars is None else _plain_function("scalars", scalars)
     states = _checked_states(state)
     names = _argument_names("rule", rule, ("p", "g", *states))
     hyper = names if scalars is None else _argument_names("scalars", scalars, ("t",))
@@ -96,6 +98,7 @@ def optimizer(
     unknown = defaults.keys() - set(hyper)
     if unknown:
         raise TypeError(f"{min(unknown)!r} is no hyper-parameter of {_name_of(rule)}, which has {list(hyper)}")
+    defaults = _defaults_of(scalars or rule, hyper) | defaults
     checked = {name: _ANY.check(name, value) for name, value in defaults.items()}
     made = rules.Rule(_name_of(rule), rule, scalars or _themselves, states, hyper, cached=False)
     _check_compiles(made, len(names), scalars is not None)
@@ -138,6 +141,12 @@ def _argument_names(what: str, function: Callable[..., Any], first: tuple[str, .
     if len(names) < len(first):
         raise TypeError(f"{what} must take {', '.join(first)} first, got {signature}")
     return names[len(first) :]
+
+
+def _defaults_of(function: Callable[..., Any], names: tuple[str, ...]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    given = {name: parameters[name].default for name in names}
+    return {name: default for name, default in given.items() if default is not inspect.Parameter.empty}
 
 
 def _check_free(what: str, names: tuple[str, ...], others: tuple[str, ...] = ()) -> None:

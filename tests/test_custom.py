@@ -172,6 +172,17 @@ def test_a_rule_may_have_four_states():
     assert p.tolist() == [-1.0] * 3
 
 
+def test_defaults_may_be_those_of_the_arguments():
+    def sgd(p, g, lr=0.5, factor=2.0):
+        return p - lr * factor * g
+
+    by_rule = fastadam.optimizer(sgd, factor=1.0)(np.zeros(1))
+    assert (by_rule.lr, by_rule.factor) == (0.5, 1.0)
+    by_scalars = fastadam.optimizer(lambda p, g, rate: p - rate * g, scalars=lambda t, lr=0.25: (lr / t,))(np.zeros(1))
+    by_scalars.step(np.ones(1))
+    assert by_scalars.params[0] == -0.25
+
+
 def test_a_rule_that_numba_compiled_is_taken():
     p, q = start(), start()
     train(fastadam.optimizer(numba.njit(bounded), state=["buffer"], lr=0.1, momentum=0.9, bound=0.5)(p))
@@ -355,6 +366,8 @@ def test_scalars_that_return_something_else_are_refused(scalars):
 
 
 BAD_RULES = {
+    "zero": (lambda: fastadam.optimizer(plain, scalars=0), TypeError, "scalars must be a plain function, got 0"),
+    "its own default": (lambda: fastadam.optimizer(lambda p, g, lr="a": p), TypeError, "lr must be a number, got 'a'"),
     "a builtin": (lambda: fastadam.optimizer(abs), TypeError, "rule must be a plain function, got <built-in"),
     "a class": (lambda: fastadam.optimizer(Adam), TypeError, "rule must be a plain function"),
     "a ufunc": (lambda: fastadam.optimizer(np.add), TypeError, "rule must be a plain function"),
