@@ -23,6 +23,7 @@ def optimizer(
     /,
     *,
     state: Sequence[str] = (),
+    positive: Sequence[str] = (),
     scalars: Callable[..., tuple[float, ...]] | None = None,
     **defaults: float,
 ) -> type[Optimizer]:
@@ -36,6 +37,9 @@ def optimizer(
         `numba.njit` made of such a function is taken as well, and compiled anew.
     state : sequence of str, default=()
         Names of what each element has beside its parameter, at most four; all are zeros before the first step.
+    positive : sequence of str, default=()
+        Those of `state` that are never negative, as sums of squares are. Only `state_dtype="uint8"` looks at it: what
+        is not zero is then never stored as zero, so that the rule may divide by it.
     scalars : callable, optional
         `scalars(t, *hyper)` is called once a step, with the step's number counted from 1, and returns a tuple of what
         `rule` takes behind the state; without it, that is the hyper-parameters themselves. It computes in float64.
@@ -57,8 +61,8 @@ def optimizer(
         reason); if it takes too few arguments or returns another number of values; if a default is for no argument, or
         no number.
     ValueError
-        If there are more than four states, a default is not finite, or a name is used twice or is one that all
-        optimizers use, as `weight_decay` is.
+        If there are more than four states, `positive` has another name, a default is not finite, or a name is used
+        twice or is one that all optimizers use, as `weight_decay` is.
 
     Notes
     -----
@@ -90,7 +94,9 @@ def optimizer(
     """
     rule = _plain_function("rule", rule)
     scalars = None if scalars is None else _plain_function("scalars", scalars)
-    states = _checked_states(state)
+    states = _checked_names("state", state)
+    if not set(_checked_names("positive", positive)) <= set(states):
+        raise ValueError(f"positive must have names of the state, {list(states)}, got {list(positive)}")
     names = _argument_names("rule", rule, ("p", "g", *states))
     hyper = names if scalars is None else _argument_names("scalars", scalars, ("t",))
     _check_free("state", states)
@@ -100,7 +106,7 @@ def optimizer(
         raise TypeError(f"{min(unknown)!r} is no hyper-parameter of {_name_of(rule)}, which has {list(hyper)}")
     defaults = _defaults_of(scalars or rule, hyper) | defaults
     checked = {name: _ANY.check(name, value) for name, value in defaults.items()}
-    made = rules.Rule(_name_of(rule), rule, scalars or _themselves, states, hyper, cached=False)
+    made = rules.Rule(_name_of(rule), rule, scalars or _themselves, states, hyper, tuple(positive), cached=False)
     _check_compiles(made, len(names), scalars is not None)
     return _class_of(made, checked)
 
@@ -124,12 +130,12 @@ def _plain_function(what: str, function: Any) -> Callable[..., Any]:
     return plain
 
 
-def _checked_states(state: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(state, str) or not isinstance(state, Sequence) or not all(isinstance(name, str) for name in state):
-        raise TypeError(f"state must be a sequence of names, got {state!r}")
-    if len(state) > MAX_STATES or len(set(state)) < len(state):
-        raise ValueError(f"state must have at most {MAX_STATES} names, each once, got {list(state)}")
-    return tuple(state)
+def _checked_names(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{what} must be a sequence of names, got {names!r}")
+    if len(names) > MAX_STATES or len(set(names)) < len(names):
+        raise ValueError(f"{what} must have at most {MAX_STATES} names, each once, got {list(names)}")
+    return tuple(names)
 
 
 def _argument_names(what: str, function: Callable[..., Any], first: tuple[str, ...]) -> tuple[str, ...]:
