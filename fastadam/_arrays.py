@@ -2,11 +2,13 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from fastadam.buffers import FLOAT_DTYPES, FlatBuffer, aligned_zeros, bfloat16_values
@@ -21,6 +23,13 @@ the address of its copy, and the address of its gradient; more rows of gradients
 
 HALF_DTYPES = ("float16", "bfloat16")
 """Types that are stored only: NumPy has the first, ml_dtypes the second."""
+
+
+_NO_ARRAYS: list[Array] = []
+
+
+def _nothing() -> None:
+    """What a reference to an array that is no more gives."""
 
 
 class ParameterArrays:
@@ -68,6 +77,8 @@ class ParameterArrays:
         starts = [array.__array_interface__["data"][0] for array in arrays]
         stops = [start + array.nbytes for start, array in zip(starts, arrays, strict=True)]
         self._last: list[Array] = []
+        self._last_one: Callable[[], Array | None] = _nothing
+        self._last_type: type = list
         self._span = (min(starts), max(stops)) if arrays else (0, 0)
 
     def _lay_out(self, params: Arrays, by_name: bool, multiple: int) -> None:
@@ -114,15 +125,22 @@ class ParameterArrays:
     def locate(self, grads: Arrays, writeable: bool) -> list[Array]:
         """Check the gradients, and the parameters once more, and note the gradients' addresses in the table.
 
-        Returns the arrays that lie there, which the caller must keep until it is done with the addresses.
+        Returns the arrays that were made for this and lie there: the caller must keep them until it is done with the
+        addresses. To ask NumPy for an address takes longer than all else here, so that of the usual one array is not
+        asked for again while the array lives: it cannot move, as NumPy refuses to resize what a weak reference knows.
         """
         self._check_writeable()
-        if self._are_the_last(grads):
+        if self._is_the_usual(grads):
+            if grads is not self._last_one() or (writeable and not grads.flags.writeable):
+                self._located(grads, "grads", self.segments[G_AT], writeable)
+                self._last_one = weakref.ref(grads)
+            return _NO_ARRAYS
+        if self._are_the_last(grads) and not (writeable and any(not array.flags.writeable for array in self._last)):
             return self._last
-        self._last = []
+        self._last, self._last_one = [], _nothing
         arrays = self._located(grads, "grads", self.segments[G_AT], writeable)
         if len(arrays) > 1 and not isinstance(grads, np.ndarray):
-            self._last = arrays
+            self._last, self._last_type = arrays, type(grads)
         return arrays
 
     def locate_rows(self, rows: Sequence[Arrays], writeable: bool) -> tuple[Array, list[Array]]:
@@ -154,7 +172,7 @@ class ParameterArrays:
 
         Of a thousand small arrays, the checks would take longer than the step.
         """
-        if not self._last or isinstance(grads, np.ndarray | FlatBuffer) or len(grads) != len(self._last):
+        if not self._last or type(grads) is not self._last_type or len(grads) != len(self._last):
             return False
         if isinstance(grads, Mapping):
             return tuple(grads) == self._names and all(map(operator.is_, grads.values(), self._last))
@@ -191,7 +209,10 @@ class ParameterArrays:
             in_order = array.flags.c_contiguous if order == "C" else array.flags.f_contiguous
             if writeable and not in_order:
                 raise ValueError(f"{label(what, name)} must have the memory order of params to be zeroed")
-            matching.append(array if in_order else array.copy(order))
+            if not in_order:
+                self._check_no_overlap(label(what, name), array)
+                array = array.copy(order)
+            matching.append(array)
         return matching
 
     def _check_layout(self, grads: Arrays, what: str) -> None:
@@ -202,11 +223,15 @@ class ParameterArrays:
         raise error(f"{what} must have the layout of params, {params!r}, got {grads!r}")
 
     def _check_writeable(self) -> None:
-        for k, array in enumerate(self.arrays):
+        for array in self.arrays:
             if not array.flags.writeable:
-                raise ValueError(f"{label('params', self._names[k])} must be writeable, got a read-only array")
+                name = next(name for name, given in zip(self._names, self.arrays, strict=True) if given is array)
+                raise ValueError(f"{label('params', name)} must be writeable, got a read-only array")
 
     def _check_no_overlap(self, name: str, grad: Array) -> None:
+        start, stop = byte_bounds(grad)
+        if stop <= self._span[0] or start >= self._span[1]:
+            return
         if any(np.may_share_memory(grad, param) for param in self.arrays):
             raise ValueError(f"{name} must not share memory with params")
 

@@ -5,8 +5,7 @@ one row a group of parameters, that the kernel reads: no change of a value compi
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -14,13 +13,12 @@ import numpy as np
 
 from fastadam import rules
 from fastadam._arrays import COPY_AT, GROUP, HALF_DTYPES, OFFSET, Array, Arrays, ParameterArrays, label
+from fastadam._checks import choice, count, flag, items, number
 from fastadam._threads import may_launch_parallel
 from fastadam.buffers import aligned_zeros, bfloat16_bits
 from fastadam.cpu import (
     ACTIVE,
-    CLIP,
     DECAY,
-    EMA,
     EXTRA,
     HYPER,
     PARALLEL_BYTES,
@@ -29,7 +27,7 @@ from fastadam.cpu import (
     gradient_norm,
     step_kernel,
 )
-from fastadam.formats import CODE_BLOCK
+from fastadam.formats import CODE_BLOCK, LARGEST_CODE
 
 _MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
 _NORM_EPS = 1e-6
@@ -50,11 +48,11 @@ class Options(TypedDict, total=False):
 
 
 class Number:
-    """A hyper-parameter: a number in [0, `below`) that may be set between steps."""
+    """A hyper-parameter: a number in an interval, which may be set between steps."""
 
-    def __init__(self, doc: str, below: float = math.inf) -> None:
+    def __init__(self, doc: str, interval: str = "[0, inf)") -> None:
         self.__doc__ = doc
-        self.below = below
+        self.interval = interval
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -67,7 +65,7 @@ class Number:
 
     def check(self, name: str, value: Any) -> Any:
         """The value as a float, if it is allowed."""
-        return number_in(name, value, self.below)
+        return number(name, value, self.interval)
 
     def parts(self, value: Any) -> dict[str, float]:
         """What the rules call this number."""
@@ -77,15 +75,16 @@ class Number:
 class Betas(Number):
     """Two decay rates, each in [0, 1)."""
 
+    def __init__(self, doc: str) -> None:
+        super().__init__(doc, "[0, 1)")
+
     def check(self, name: str, value: Any) -> tuple[float, float]:
         """The value as two floats, if it is allowed."""
         if isinstance(value, np.ndarray):
             value = value.tolist()
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-            raise TypeError(f"{name} must be two numbers, got {value!r}")
-        if len(value) != 2:
+        if len(items(name, value)) != 2:
             raise ValueError(f"{name} must be two numbers, got {value!r}")
-        return number_in(f"{name}[0]", value[0], 1.0), number_in(f"{name}[1]", value[1], 1.0)
+        return number(f"{name}[0]", value[0], self.interval), number(f"{name}[1]", value[1], self.interval)
 
     def parts(self, value: Any) -> dict[str, float]:
         """What the rules call them."""
@@ -108,7 +107,7 @@ class Optimizer:
     def __init__(
         self, params: Arrays, numbers: Mapping[str, Any], flags: Mapping[str, Any], options: Mapping[str, Any]
     ) -> None:
-        self._flags = {name: flag_of(name, value) for name, value in flags.items()}
+        self._flags = {name: flag(name, value) for name, value in flags.items()}
         self._numbers = {name: self._spec(name).check(name, value) for name, value in numbers.items()}
         self._options = _checked_options(options)
         groups, packed = self._options["groups"], self._options["state_dtype"]
@@ -145,9 +144,9 @@ class Optimizer:
         """The state itself, not a copy, by PyTorch's names: each flat over all parameters in their order.
 
         With `ema_decay`, "ema" is the average of the parameters. With `state_dtype="bfloat16"` arrays are uint16 and
-        hold the bits; with "uint8" they are codes, each array of parameters beginning at a multiple of 256, and for
-        each state "name" there is "name_scale", the largest magnitude of each block of 256. For parameters of float16
-        or bfloat16, "master" has them in float32.
+        hold the bits; with "uint8" they are codes, each array of parameters beginning at a multiple of 512, and for
+        each state "name" there is "name_scale", what the codes of each block of 512 are multiplied by. For parameters
+        of float16 or bfloat16, "master" has them in float32.
         """
         masters = {} if self._arrays.masters is None else {"master": self._arrays.masters}
         return self._state | masters
@@ -212,7 +211,8 @@ class Optimizer:
         """
         arrays = self._arrays
         if len(grads) != 1 or grad_scale is not None or not self._is_plain:
-            return self._step_with_care(grads, grad_scale)
+            self._step_with_care(grads, grad_scale)
+            return
         located = arrays.locate(grads[0], self._options["zero_grad"])
         kernel = self._serial_kernel if arrays.nbytes < PARALLEL_BYTES else self._kernel(self._variant)
         kernel(arrays.segments, self._rows_at, self._table, self.t + 1)
@@ -222,7 +222,7 @@ class Optimizer:
 
     def _step_with_care(self, grads: tuple[Arrays, ...], grad_scale: float | None) -> None:
         """A step of several gradients, or one that looks at the gradient's norm first, or scales it."""
-        scale = 1.0 if grad_scale is None else _positive("grad_scale", grad_scale)
+        scale = 1.0 if grad_scale is None else number("grad_scale", grad_scale, "(0, inf)")
         if not grads:
             raise TypeError("step needs at least one argument, the gradients")
         arrays, variant, zeroes = self._arrays, self._variant, self._options["zero_grad"]
@@ -271,7 +271,7 @@ class Optimizer:
         checked: dict[str, Any] = {}
         for name, value in settings.items():
             if name == "frozen":
-                checked[name] = flag_of(f"groups[{group!r}]['frozen']", value)
+                checked[name] = flag(f"groups[{group!r}]['frozen']", value)
             elif name in self._numbers:
                 checked[name] = self._spec(name).check(f"groups[{group!r}][{name!r}]", value)
             else:
@@ -337,18 +337,18 @@ class Optimizer:
     def _initial_state(self) -> dict[str, Array]:
         """Each state of the rule, zeros; with codes, the scales of each; the average of the parameters."""
         size, dtype, packed = self._arrays.size, self._arrays.dtype, self._options["state_dtype"]
-        kinds = {name: dtype for name in self._rule.states}
+        kinds = dict.fromkeys(self._rule.states, dtype)
         if packed == "bfloat16":
             kinds = {name: np.dtype(np.uint16) for name in self._rule.states}
         elif packed == "uint8":
-            kinds = {name: np.dtype(np.uint8 if name in self._rule.positive else np.int8) for name in self._rule.states}
+            kinds = {name: np.dtype(np.uint8) for name in self._rule.states}
         state = {name: aligned_zeros(size, kind) for name, kind in kinds.items()}
         if packed == "uint8":
             state |= {f"{name}_scale": aligned_zeros(size // CODE_BLOCK, dtype) for name in self._rule.states}
         for name, value in self._initial_values().items():
-            state[name][:] = {"bfloat16": bfloat16_bits(np.float32([value])), "uint8": 255}.get(packed, value)
+            state[name][:] = {"bfloat16": bfloat16_bits(np.array([value], np.float32)), "uint8": 255}.get(packed, value)
             if packed == "uint8":
-                state[f"{name}_scale"][:] = value
+                state[f"{name}_scale"][:] = value / LARGEST_CODE
         return state if self._options["ema_decay"] is None else state | {"ema": self._arrays.concatenated()}
 
     def _initial_values(self) -> dict[str, float]:
@@ -381,9 +381,14 @@ class Optimizer:
             counters if self._options["on_nonfinite"] == "ignore" else counters | {"skipped_steps": self.skipped_steps}
         )
 
-    def _load_counters(self, state: Mapping[str, Any]) -> None:
-        self.t = state["t"]
-        self.skipped_steps = state.get("skipped_steps", 0)
+    def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a state that is to be loaded."""
+        names = [name for name in ("t", "skipped_steps") if name in state]
+        return {name: count(f"state[{name!r}]", state[name], 0, _MAX_STEPS - 1) for name in names}
+
+    def _load_counters(self, counters: Mapping[str, Any]) -> None:
+        self.t = counters["t"]
+        self.skipped_steps = counters.get("skipped_steps", 0)
 
     def _settings(self) -> dict[str, Any]:
         """Numbers, flags and those options that are not as usual, by their names."""
@@ -423,7 +428,7 @@ class Optimizer:
         if set(state) != {*own, *arrays}:
             raise ValueError(f"state must have the keys {sorted({*own, *arrays})}, got {sorted(map(str, state))}")
         for name, value in self._flags.items():
-            if flag_of(f"state[{name!r}]", state[name]) != value:
+            if flag(f"state[{name!r}]", state[name]) != value:
                 raise ValueError(f"state[{name!r}] must be {value}, as this optimizer was made, got {state[name]}")
         for name in own.keys() & (_USUAL.keys() - {"groups"}):
             if state[name] != own[name]:
@@ -432,11 +437,11 @@ class Optimizer:
                 )
         for name, array in arrays.items():
             _check_array(name, state[name], array)
-        counters = {name: _count(name, state[name]) for name in ("t", "skipped_steps") if name in state}
+        counters = self._checked_counters(state)
         groups = self._checked_groups(state) if "groups" in own else {}
         numbers = {name: self._spec(name).check(name, state[name]) for name in self._numbers}
         self._check_change(numbers)
-        self._load_counters({**state, **counters})
+        self._load_counters(counters)
         self._groups |= groups
         self._set(numbers)
         for name, array in arrays.items():
@@ -444,8 +449,7 @@ class Optimizer:
 
     def _checked_groups(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         given, own = state["groups"], self._settings()["groups"]
-        same = isinstance(given, Mapping) and given.keys() == own.keys()
-        if not same or any(list(given[name]["params"]) != own[name]["params"] for name in own):
+        if _members(given) != _members(own):
             raise ValueError(f"state['groups'] must have the groups of this optimizer, {own!r}, got {given!r}")
         return {name: self._check_overrides(name, _without_params(values)) for name, values in given.items()}
 
@@ -478,16 +482,14 @@ def _checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {**_USUAL, **given}
     for name in ("max_norm", "clip_value"):
         if options[name] is not None:
-            options[name] = _positive(name, options[name])
+            options[name] = number(name, options[name], "(0, inf)")
     if options["ema_decay"] is not None:
-        options["ema_decay"] = number_in("ema_decay", options["ema_decay"], 1.0)
-    options["zero_grad"] = flag_of("zero_grad", options["zero_grad"])
-    policies = ("ignore", "skip", "raise")
-    if not isinstance(options["on_nonfinite"], str) or options["on_nonfinite"] not in policies:
-        raise ValueError(f"on_nonfinite must be one of {policies}, got {options['on_nonfinite']!r}")
+        options["ema_decay"] = number("ema_decay", options["ema_decay"], "[0, 1)")
+    options["zero_grad"] = flag("zero_grad", options["zero_grad"])
+    choice("on_nonfinite", options["on_nonfinite"], ("ignore", "skip", "raise"))
     for name, allowed in (("state_dtype", ("bfloat16", "uint8")), ("copy_dtype", HALF_DTYPES)):
-        if options[name] is not None and (not isinstance(options[name], str) or options[name] not in allowed):
-            raise ValueError(f"{name} must be None or one of {allowed}, got {options[name]!r}")
+        if options[name] is not None:
+            choice(name, options[name], allowed)
     if options["groups"] is not None and not isinstance(options["groups"], Mapping):
         raise TypeError(f"groups must be a mapping of names to settings, got {type(options['groups']).__name__}")
     return options
@@ -518,43 +520,15 @@ def _assigned(
     return group_of, checked
 
 
+def _members(groups: Any) -> Any:
+    """The parameters of each group, of what should be groups."""
+    if not isinstance(groups, Mapping) or not all(isinstance(values, Mapping) for values in groups.values()):
+        return None
+    return {name: values.get("params") for name, values in groups.items()}
+
+
 def _without_params(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "params"}
-
-
-def number_in(name: str, value: Any, below: float = math.inf) -> float:
-    """`value` as a float, if it is a number in [0, `below`)."""
-    if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)  # before the comparison: 1 - 10**-30 is below 1, and its float is not
-    except OverflowError:
-        number = math.inf
-    if not 0 <= number < below:
-        raise ValueError(f"{name} must be in [0, {below:g}), got {value!r}")
-    return number
-
-
-def _positive(name: str, value: Any) -> float:
-    number = number_in(name, value)
-    if number == 0:
-        raise ValueError(f"{name} must be greater than 0, got {value!r}")
-    return number
-
-
-def flag_of(name: str, value: Any) -> bool:
-    """`value`, if it is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"state[{name!r}] must be an integer, got {value!r}")
-    if not 0 <= int(value) < _MAX_STEPS:
-        raise ValueError(f"state[{name!r}] must be in [0, 2**63 - 1), got {value}")
-    return int(value)
 
 
 def _check_array(name: str, given: Any, own: Array) -> None:

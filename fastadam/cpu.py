@@ -17,9 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastadam import formats, rules
 from fastadam._arrays import COPY_AT, G_AT, GROUP, OFFSET, P_AT, SIZE
-from fastadam.formats import CODE_BLOCK, SMALLEST_SCALE
+from fastadam.formats import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
 from fastadam.gemm import squared_norm
-from fastadam.jit import array_at, device, kernel, rounded, stack_array, taker, unrolled
+from fastadam.jit import array_at, device, kernel, rounded, scalar_rule, stack_array, taker, unrolled
 
 Array = NDArray[Any]
 
@@ -46,7 +46,7 @@ loops get the dither's seeds, one for each state."""
 
 _coupled_decay = device(rules.coupled_decay)
 _decoupled_decay = device(rules.decoupled_decay)
-_dither, _seed_of, _uniform = device(formats.dither), device(formats.seed_of), device(formats.uniform)
+_dither, _seed_of = device(formats.dither), device(formats.seed_of)
 _largest, _dithered_bfloat16 = device(formats.largest), device(formats.dithered_bfloat16)
 _from_bfloat16 = device(formats.from_bfloat16)
 _DECODERS = {"": device(lambda x: x), "float16": formats.from_float16, "bfloat16": _from_bfloat16}
@@ -129,7 +129,7 @@ def element_loop(variant: Variant) -> Callable[..., None]:
 
 def _update(rule: rules.Rule) -> Callable[..., Any]:
     """The rule, returning a tuple also where it has no state."""
-    update = device(rule.update)
+    update = device(scalar_rule(rule.update))
     if rule.states:
         return update
     return device(lambda *arguments: (update(*arguments),))
@@ -177,11 +177,13 @@ def _completion(variant: Variant) -> Callable[..., None]:
     """What comes after the rule: the average and the copy of the parameters, and the gradient's end."""
     zero_grad = variant.zero_grad
     average_at = len(variant.rule.states)
-    average = "row = rows[{0}]; row[i] = row[i] + extra[EMA] * (new - row[i])".format(average_at)
-    copy = "rows[{0}][k] = encoded(new)".format(average_at + variant.ema)
+    average = f"row = rows[{average_at}]; row[i] = row[i] + extra[EMA] * (new - row[i])"
+    copy = f"rows[{average_at + variant.ema}][k] = encoded(new)"
     tasks = [task for task, wanted in ((average, variant.ema), (copy, variant.copy)) if wanted]
     encoded = _ENCODERS[variant.copy]
-    write = device(unrolled("write(rows, i, k, new, extra)", "{}pass", "; ".join([*tasks, ""]), 1, encoded=encoded, EMA=EMA))
+    write = device(
+        unrolled("write(rows, i, k, new, extra)", "{}pass", "; ".join([*tasks, ""]), 1, encoded=encoded, EMA=EMA)
+    )
 
     @device
     def finish(rows, i, g, k, new, extra):
@@ -244,17 +246,19 @@ def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
 
     @device
     def encode(codes, scales, a, values, seed):
-        scale = _largest(values)
+        scale = _largest(values) / LARGEST_CODE
         scales[a // CODE_BLOCK] = scale
-        inverse = np.float32(1) / max(scale, np.float32(SMALLEST_SCALE))
-        for j in range(np.uint64(values.size)):
-            i = np.uint64(a) + j
-            codes[i] = code_of(values[j], inverse, _uniform(_dither(i, seed)))
+        inverse, first = np.float32(1) / max(scale, np.float32(SMALLEST_SCALE)), _dither(a, seed)
+        for j in range(np.uint64(values.size)):  # the dither of j, not of a + j: with 32 bits to an index, not 64
+            codes[np.uint64(a) + j] = code_of(values[j], inverse, _dither(j, first))
 
     return _Codec(decode, encode)
 
 
-_SIGNED, _POSITIVE = _codec(formats.signed_value, formats.signed_code), _codec(formats.positive_value, formats.positive_code)
+_SIGNED, _POSITIVE = (
+    _codec(formats.signed_value, formats.signed_code),
+    _codec(formats.positive_value, formats.positive_code),
+)
 
 
 def _like(dtype: DTypeLike) -> Array:
@@ -270,10 +274,9 @@ def _stored_as(dtype: DTypeLike, form: str) -> Array:
 def _row_reader(variant: Variant, dtype: DTypeLike) -> Callable[..., Any]:
     """What makes arrays of the rows of the state, from their addresses."""
     rule, parts = variant.rule, []
-    whole = {"": _like(dtype), "bfloat16": _like(np.uint16), "uint8": _like(np.int8)}[variant.state]
+    whole = {"": _like(dtype), "bfloat16": _like(np.uint16), "uint8": _like(np.uint8)}[variant.state]
     kinds: list[Any] = [whole for _ in rule.states]
     if variant.state == "uint8":
-        kinds = [_like(np.uint8 if name in rule.positive else np.int8) for name in rule.states]
         kinds += [_like(np.float32)] * len(rule.states)
     kinds += [_like(dtype)] * variant.ema
     parts = [f"array_at(rows_at[{k}], size, like{k}), " for k in range(len(kinds))]
@@ -478,9 +481,9 @@ def _scaled_norm(segments: Array, dtype: str, grad: str) -> float:
     pieces = [np.empty(size, dtype) for size in segments[SIZE, :-1]]
     for k, piece in enumerate(pieces):
         sum_kernel(dtype, grad)(segments, k, piece)
-    largest = max(float(np.abs(piece).max(initial=0)) for piece in pieces)
+    largest = float(np.max([np.abs(piece).max(initial=0) for piece in pieces]))
     if not math.isfinite(largest):
-        return math.nan if any(np.isnan(piece).any() for piece in pieces) else largest
+        return largest
     return largest * math.sqrt(sum(float(np.square(piece / largest, dtype=np.float64).sum()) for piece in pieces))
 
 

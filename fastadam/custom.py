@@ -105,7 +105,7 @@ def optimizer(
     if unknown:
         raise TypeError(f"{min(unknown)!r} is no hyper-parameter of {_name_of(rule)}, which has {list(hyper)}")
     defaults = _defaults_of(scalars or rule, hyper) | defaults
-    checked = {name: _ANY.check(name, value) for name, value in defaults.items()}
+    checked = {name: number(name, value, "(-inf, inf)") for name, value in defaults.items()}
     made = rules.Rule(_name_of(rule), rule, scalars or _themselves, states, hyper, tuple(positive), cached=False)
     _check_compiles(made, len(names), scalars is not None)
     return _class_of(made, checked)
@@ -221,17 +221,6 @@ def _line_of(function: Callable[..., Any], error: Exception) -> str:
 # --- what is made of it -----------------------------------------------------------------------------------------------
 
 
-class _AnyNumber(Number):
-    """A hyper-parameter of which nothing is known but that it is finite."""
-
-    def check(self, name: str, value: Any) -> float:
-        """The value as a float, if it is allowed."""
-        return number(name, value, "(-inf, inf)")
-
-
-_ANY = _AnyNumber("A hyper-parameter of the rule.")
-
-
 def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
     name = "".join(part[:1].upper() + part[1:] for part in rule.name.split("_"))
 
@@ -254,7 +243,11 @@ def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
         "_choose_rule": lambda self: rule,
         "weight_decay": Number("Coupled weight decay."),
     }
-    return type(name, (Optimizer,), namespace | {key: _AnyNumber(_ANY.__doc__ or "") for key in rule.hyper})
+    return type(
+        name,
+        (Optimizer,),
+        namespace | {key: Number("A hyper-parameter of the rule.", "(-inf, inf)") for key in rule.hyper},
+    )
 
 
 def _signature(hyper: tuple[str, ...], defaults: dict[str, float], made_by: Callable[..., None]) -> inspect.Signature:

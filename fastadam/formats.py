@@ -6,13 +6,15 @@ an average that moves by a thousandth each step would otherwise never move at al
 sequence in the step and the index, `frac(i*a + t*b)`: reproducible, the same on any number of threads, and with less
 noise than random numbers, because over any run of steps it comes close to every value about equally often.
 
-One byte is a code relative to the largest magnitude of its block of `CODE_BLOCK` elements. Codes of signed states are
-proportional to the square root of the magnitude, codes of states that are never negative to its fourth root: a state of
-squares is used through its root, and both then span five decades. What is not zero never becomes a code 0 of such a
-state, as the rule would divide by it.
+One byte is a minifloat, relative to a scale that each block of `CODE_BLOCK` elements has: its largest magnitude is the
+largest code. Both kinds have three bits of fraction. A signed state has a sign, four bits of exponent, and subnormals
+below; a state that is never negative has five bits, since it holds squares, whose root is what a rule uses. So both
+span five decades. The usual one-byte states look up the nearest of 256 unevenly spaced values; a minifloat is as good,
+since the dither and not the nearest value makes the mean right, and to encode it takes a few integer instructions on
+whole vectors and no square root or search. What is not zero never becomes a code 0 of such a state, as the rule would
+divide by it.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -22,32 +24,42 @@ from numba.extending import intrinsic
 
 from fastadam.jit import JIT_DISABLED, device
 
-CODE_BLOCK = 256
-"""Elements that share a scale: 1.6 % more bytes, and still few enough that one outlier spoils little."""
+CODE_BLOCK = 512
+"""Elements that share a scale: 0.8 % more bytes, and still few enough that one outlier spoils little."""
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Below this, the reciprocal of a scale would be infinite."""
 
-_BY_INDEX, _BY_STEP, _BY_STATE = np.uint64(0x9E3779B1), 0x85EBCA77, 0x2545F491
+_BY_INDEX, _BY_STEP, _BY_STATE = 0x9E3779B1, 0x85EBCA77, 0x2545F491
 """Odd, and in no simple ratio to 2**32 or each other: the golden ratio's and two more."""
-_WORD = np.uint64(0xFFFFFFFF)
-_HALF, _SHIFT = np.uint64(0xFFFF), np.uint64(16)
-_QUIET_NAN = 0x7FC00000
+_WORD = 0xFFFFFFFF
+_QUIET_NAN = np.uint32(0x7FC00000)
+_PER_UNIFORM = np.float32(2.0**-20)
 
-_PER_UNIFORM = np.float32(2.0**-24)
-_ZERO, _ONE = np.float32(0), np.float32(1)
-_SIGNED, _PER_SIGNED = np.float32(127), np.float32(1 / 127)
-_POSITIVE, _PER_POSITIVE = np.float32(255), np.float32(1 / 255)
+LARGEST_CODE = np.float32(1.875)
+"""What the largest code of both kinds stands for, in units of the block's scale."""
+
+_DROPPED, _UNUSED = np.uint32(20), np.uint32(12)
+"""Bits of the fraction that a code has no place for, and bits of the dither that are more than these."""
+_SIGNED_OFFSET, _SIGNED_MAX = np.uint32((127 - 15) << 23), np.uint32(127)
+_FIRST_NORMAL, _LEAST_NORMAL = np.uint32(8), np.float32(2.0**-14)
+_SUBNORMALS, _PER_SUBNORMAL = np.float32(2.0**17), np.float32(2.0**-17)
+_POSITIVE_OFFSET, _LEAST_POSITIVE = np.uint32((127 - 31) << 23), np.float32(2.0**-31 * 1.125)
 
 
 def seed_of(t, state):
     """Where the dither of a state begins at step `t`."""
-    return np.uint64((t * _BY_STEP + state * _BY_STATE) & 0xFFFFFFFF)
+    return np.uint32((t * _BY_STEP + state * _BY_STATE) & _WORD)
 
 
 def dither(i, seed):
     """32 bits for element `i`, evenly spread over elements and over steps."""
-    return (np.uint64(i) * _BY_INDEX + seed) & _WORD
+    return np.uint32((np.uint64(i) * np.uint64(_BY_INDEX) + np.uint64(seed)) & np.uint64(_WORD))
+
+
+def uniform(noise):
+    """The upper 20 bits of `noise` as a float32 in [0, 1): few enough to be added to 7 without being rounded."""
+    return np.float32(np.int32(np.uint32(noise) >> _UNUSED)) * _PER_UNIFORM
 
 
 if JIT_DISABLED:
@@ -107,7 +119,7 @@ def from_bfloat16(bits):
 
 def _nan_safe_bits(x):
     """The bits of a float32, of which any sum with 16 bits is still NaN where `x` is."""
-    return np.uint64(_bits_of(x) if x == x else _QUIET_NAN)
+    return np.uint32(_bits_of(x)) if x == x else _QUIET_NAN
 
 
 _safe_bits = device(_nan_safe_bits)
@@ -116,17 +128,13 @@ _safe_bits = device(_nan_safe_bits)
 def to_bfloat16(x):
     """The bits of the nearest bfloat16, the even one of two."""
     bits = _safe_bits(x)
-    return np.uint16((bits + np.uint64(0x7FFF) + ((bits >> _SHIFT) & np.uint64(1))) >> _SHIFT)
+    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
 def dithered_bfloat16(x, noise):
     """The bits of the bfloat16 below or above `x` in magnitude, as the upper 16 bits of `noise` decide."""
-    return np.uint16(((_safe_bits(x) + (noise >> _SHIFT)) >> _SHIFT) & _HALF)
-
-
-def uniform(noise):
-    """The upper 24 bits of `noise` as a float32 in [0, 1)."""
-    return np.float32(noise >> np.uint64(8)) * _PER_UNIFORM
+    return np.uint16(np.uint32(_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
 
 
 def largest(values):
@@ -137,40 +145,36 @@ def largest(values):
     return _float_of(most)
 
 
+_uniform = device(uniform)
+
+
 def signed_value(code, scale):
-    """The value of a signed code: its square with its sign, of the largest that there is."""
-    part = np.float32(code) * _PER_SIGNED
-    return part * abs(part) * scale
+    """The value of a signed code."""
+    code = np.uint32(code)
+    size = np.uint32(code & _SIGNED_MAX)
+    normal = _float_of(np.uint32(np.uint32(size << _DROPPED) + _SIGNED_OFFSET))
+    value = (normal if size >= _FIRST_NORMAL else np.float32(size) * _PER_SUBNORMAL) * scale
+    return -value if code > _SIGNED_MAX else value
 
 
-def signed_code(x, inverse, uniform):
-    """The code below or above a signed value in magnitude, as a number evenly spread over [0, 1) decides."""
+def signed_code(x, inverse, noise):
+    """The code above or below a signed value in magnitude, as the upper bits of `noise` decide."""
     size = abs(x) * inverse
-    code = _whole(math.sqrt(size) * _SIGNED, _SIGNED)
-    low, high = code * _PER_SIGNED, (code + _ONE) * _PER_SIGNED
-    code = min(code + (_ONE if uniform * (high * high - low * low) < size - low * low else _ZERO), _SIGNED)
-    return np.int8(-code if x < 0 else code)
+    bits = np.uint32(np.uint32(_bits_of(size) - _SIGNED_OFFSET) + np.uint32(noise >> _UNUSED))
+    subnormal = np.uint32(np.int32(size * _SUBNORMALS + _uniform(noise)))
+    code = min(subnormal if size < _LEAST_NORMAL else np.uint32(bits >> _DROPPED), _SIGNED_MAX)
+    return np.uint8(np.uint32(code + np.uint32(128)) if x < 0 else code)
 
 
 def positive_value(code, scale):
-    """The value of a code that has no sign: its fourth power, of the largest that there is."""
-    part = np.float32(code) * _PER_POSITIVE
-    return part * part * (part * part) * scale
+    """The value of a code without sign."""
+    value = _float_of(np.uint32(np.uint32(np.uint32(code) << _DROPPED) + _POSITIVE_OFFSET)) * scale
+    return value if code > 0 else np.float32(0)
 
 
-def positive_code(x, inverse, uniform):
-    """The code below or above a value that is not negative; 0 is for 0 alone."""
+def positive_code(x, inverse, noise):
+    """The code above or below a value that is not negative; 0 is for 0 alone, 1 for all that is smaller than it."""
     size = x * inverse
-    code = _whole(math.sqrt(math.sqrt(size)) * _POSITIVE, _POSITIVE)
-    low, high = code * _PER_POSITIVE, (code + _ONE) * _PER_POSITIVE
-    low, high = low * low * (low * low), high * high * (high * high)
-    code = min(code + (_ONE if uniform * (high - low) < size - low else _ZERO), _POSITIVE)
-    return np.uint8(_ONE if code == 0 and x > 0 else code)
-
-
-def _whole_part(x, largest):
-    """`x` without its fraction, at most `largest`, which NaN becomes too."""
-    return np.float32(np.int32(x if x < largest else largest))
-
-
-_whole = device(_whole_part)
+    bits = np.uint32(np.uint32(_bits_of(size) - _POSITIVE_OFFSET) + np.uint32(noise >> _UNUSED))
+    code = np.uint32(1) if size < _LEAST_POSITIVE else min(np.uint32(bits >> _DROPPED), np.uint32(255))
+    return np.uint8(np.uint32(0) if x == 0 else code)

@@ -5,7 +5,9 @@ the GIL released, and a disk cache that cannot be stale.
 """
 
 import functools
+import math
 from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numba
@@ -65,7 +67,7 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 def unrolled(head: str, frame: str, part: str, count: int, **names: Any) -> Callable[..., Any]:
-    """A function of one line, `frame`, in which `part` is repeated for k = 0, 1, ...: no loop, no tuple of unlike types.
+    """A function of one line, `frame`, in which `part` is repeated for k = 0, 1, ...: for tuples of unlike types.
 
     `names` are what the line may use beside the arguments.
     """
@@ -117,6 +119,12 @@ def stack_array(count: int) -> Any:
 
 
 if JIT_DISABLED:
+    _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
+
+    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with roots as compiled code has them: of the argument's type, and NaN below zero."""
+        own = {name: _MATH_OF_NUMPY if value is math else value for name, value in function.__globals__.items()}
+        return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
 
     def rounded(like: np.ndarray, values: tuple[float, ...]) -> tuple[Any, ...]:
         """The values in the type of the elements of `like`."""
@@ -127,6 +135,10 @@ if JIT_DISABLED:
         return array_in_memory(int(address), size, like.dtype)
 
 else:
+
+    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself."""
+        return function
 
     @intrinsic
     def rounded(typingctx, like, values):

@@ -142,7 +142,7 @@ def amsgrad(p, g, m, v, v_max, step_size, inv_sqrt_c2, beta1, one_minus_beta1, b
     """AMSGrad (Reddi et al. 2018) in PyTorch's form: `v_max` is the maximum of the raw, uncorrected `v`."""
     m = beta1 * m + one_minus_beta1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    v_max = max(v_max, v)
+    v_max = max(v, v_max)  # in this order NaN stays: it is v that is NaN first, and `max` keeps its first argument then
     p = p - step_size * m / (math.sqrt(v_max) * inv_sqrt_c2 + eps)
     return p, m, v, v_max
 
@@ -167,7 +167,8 @@ def adam_hat_scalars(t, lr, beta1, beta2, eps):
 def adamax(p, g, exp_avg, exp_inf, step_size, beta1, one_minus_beta1, beta2, eps):
     """Adamax (Kingma & Ba 2015, algorithm 2): the infinity norm in place of the second moment."""
     exp_avg = beta1 * exp_avg + one_minus_beta1 * g
-    exp_inf = max(beta2 * exp_inf, abs(g) + eps)
+    decayed, size = beta2 * exp_inf, abs(g) + eps
+    exp_inf = size if size > decayed or size != size else decayed  # NaN from either side stays, which no `max` does
     return p - step_size * exp_avg / exp_inf, exp_avg, exp_inf
 
 

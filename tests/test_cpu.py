@@ -119,9 +119,11 @@ def test_kernels_are_made_once_and_compiled_on_first_use():
 
 
 @pytest.mark.skipif(JIT_DISABLED, reason="looks at compiled code")
-@pytest.mark.parametrize("rule", [rules.ADAM, rules.AMSGRAD, rules.ADAMAX, rules.RADAM, rules.LION], ids=lambda rule: rule.name)
+@pytest.mark.parametrize(
+    "rule", [rules.ADAM, rules.AMSGRAD, rules.ADAMAX, rules.RADAM, rules.LION], ids=lambda rule: rule.name
+)
 def test_nothing_in_a_float32_loop_is_computed_in_float64(rule):
-    step = step_kernel(Variant(rule), "float32", False)
+    step = step_kernel(Variant(rule._replace(cached=False)), "float32", False)  # what is cached cannot be looked at
     step(segments_of([], [[]]), np.zeros(4, np.int64), np.zeros((2, 9)), 1)
     (code,) = step.inspect_llvm().values()
     vectors = re.findall(r"<\d+ x (float|double)>", code)
