@@ -1,7 +1,7 @@
 """Fused Adam kernels over flat parameter buffers, and scikit-learn-compatible MLPs trained by them.
 
-The estimator and the commands are loaded when they are first asked for: who wants the optimizer alone does not wait for
-scikit-learn.
+The estimator, the schedules, the optimizers from a rule of one's own and the commands are loaded when they are first
+asked for: who wants the optimizers alone does not wait for scikit-learn.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lio
 from fastadam.rows import RowAdam
 
 if TYPE_CHECKING:
+    from fastadam import schedules
+    from fastadam.custom import optimizer
     from fastadam.environment import info, warmup
     from fastadam.mlp import MLPRegressor
 
@@ -34,10 +36,18 @@ __all__ = [
     "__version__",
     "info",
     "kernels",
+    "optimizer",
+    "schedules",
     "warmup",
 ]  # fmt: skip
 
-_HOMES = {"MLPRegressor": "fastadam.mlp", "info": "fastadam.environment", "warmup": "fastadam.environment"}
+_HOMES = {
+    "MLPRegressor": "fastadam.mlp",
+    "info": "fastadam.environment",
+    "optimizer": "fastadam.custom",
+    "schedules": "fastadam.schedules",
+    "warmup": "fastadam.environment",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +55,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'fastadam' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    return home if home.__name__ == f"fastadam.{name}" else getattr(home, name)
 
 
 def __dir__() -> list[str]:
