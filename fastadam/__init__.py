@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastadam import kernels
 from fastadam.buffers import FlatBuffer
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
+from fastadam.rows import RowAdam
 
 if TYPE_CHECKING:
     from fastadam import schedules
@@ -31,6 +32,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "RowAdam",
     "__version__",
     "info",
     "kernels",

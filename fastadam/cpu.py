@@ -30,9 +30,6 @@ but most programs do something else between two steps, and waking a thread costs
 BLOCK = 4_096
 """Elements that a thread takes at a time: the state of a block stays in its L1 cache."""
 
-BLOCK = 4_096
-"""Elements that a thread takes at a time: the state of a block stays in its L1 cache."""
-
 DECAY, ACTIVE, HYPER = 0, 1, 2
 """Columns of the settings, a row for each group: the weight decay's scalar, whether the group is trained, then what its
 rule takes."""

@@ -16,7 +16,7 @@ LAYERS = [
     {"cpu", "cuda", "gang"},
     {"kernels", "network", "schedules"},
     {"engine", "_optimizer"},
-    {"optimizers", "custom"},
+    {"optimizers", "custom", "rows"},
     {"trainer"},
     {"_callbacks", "_model"},
     {"_estimator"},
