@@ -74,7 +74,7 @@ def test_a_pushed_cart_moves_as_mechanics_says():
 def test_both_are_reported(capsys):
     importlib.import_module("compiled_loop").main(gan_steps=50, pole_steps=2)
     printed = capsys.readouterr().out
-    assert printed.count("times the speed, with the same model to the last bit.") == 2
+    assert printed.count("times the speed,\n  with the same model to the last bit.") == 2
     assert "mean length of an episode: " in printed
 
 
