@@ -149,7 +149,8 @@ def minimizer(optimizer_class: Callable[..., _Optimizer]) -> Callable[..., Optim
     >>> from scipy.optimize import minimize, rosen, rosen_der
     >>> from fastadam.interop.scipy import minimizer
     >>> from fastadam.optimizers import Adam
-    >>> result = minimize(rosen, [1.2, 1.0], jac=rosen_der, method=minimizer(Adam), options={"amsgrad": True, "lr": 0.1})
+    >>> options = {"amsgrad": True, "lr": 0.1}
+    >>> result = minimize(rosen, [1.2, 1.0], jac=rosen_der, method=minimizer(Adam), options=options)
     >>> result.success
     True
     """
