@@ -575,7 +575,6 @@ CHANGES = {
     "reset of one": lambda optimizer, p: optimizer.state.pop(p),
     "empty entry": lambda optimizer, p: optimizer.state.__setitem__(p, {}),
     "another tensor": lambda optimizer, p: optimizer.state[p].update(exp_avg=torch.ones_like(p.detach())),
-    "other data": lambda optimizer, p: setattr(optimizer.state[p]["exp_avg"], "data", torch.ones_like(p.detach())),
     "in place": lambda optimizer, p: optimizer.state[p]["exp_avg"].fill_(3.0),
     "step in place": lambda optimizer, p: optimizer.state[p]["step"].fill_(7.0),
     "another step": lambda optimizer, p: optimizer.state[p].update(step=torch.tensor(7.0)),

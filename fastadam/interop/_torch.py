@@ -26,7 +26,7 @@ _NO_EXTRAS = np.array([1.0, np.inf, 0.0])
 _ALL = slice(None)
 
 # By `map` these cost half of what a loop in Python does: with many small tensors, looking at them is most of a step.
-_address, _size, _strides = torch.Tensor.data_ptr, torch.Tensor.numel, torch.Tensor.stride
+_address, _size = torch.Tensor.data_ptr, torch.Tensor.numel
 _dtype, _gradient = operator.attrgetter("dtype"), operator.attrgetter("grad")
 
 
@@ -94,7 +94,10 @@ class Block:
         self._p_at = np.array([*map(_address, self._targets)], np.int64)
         self._g_at, self._grad_addresses = np.zeros_like(self._p_at), [0] * len(params)
         self._addresses, self._sizes = [*map(_address, params)], [*map(_size, params)]
-        self._strides, self._target_strides = [*map(_strides, params)], [*map(_strides, self._targets)]
+        # Of contiguous tensors, that they are tells the order of their elements, and sooner than strides do.
+        are_contiguous = all(p.is_contiguous() for p in params)
+        self._order: Callable[[Any], Any] = torch.Tensor.is_contiguous if are_contiguous else torch.Tensor.stride
+        self._orders, self._target_orders = [*map(self._order, params)], [*map(self._order, self._targets)]
         self._dtypes = {params[0].dtype}
 
     def take_over(self, optimizer: "Compiled") -> None:
@@ -103,8 +106,9 @@ class Block:
         self._counters = [self._counter(entries, name) for name in optimizer._counters]
         begun = [float(_has(entry, self._kind.states)) for entry in entries] or [0.0] * len(self._params)
         self._progress = self._counters or [np.array(begun)]
-        rows, counts = [torch.from_numpy(row) for row in self._state], [torch.from_numpy(c) for c in self._counters]
-        self._views: list[Any] = []
+        rows, counts = [*map(torch.from_numpy, self._state)], [*map(torch.from_numpy, self._counters)]
+        self._pieces = [*rows, *counts]  # others can move them: `share_memory_` moves all views of a piece
+        self._piece_addresses = [*map(_address, self._pieces)]
         for k, (entry, target) in enumerate(zip(entries, self._targets, strict=False)):
             places = {name: count[k] for name, count in zip(optimizer._counters, counts, strict=True)}
             for name, row in zip(self._kind.states, rows, strict=True):
@@ -112,8 +116,6 @@ class Block:
             for name, place in places.items():
                 _fill(place, entry.get(name), optimizer._initial(name))
             entry.update(places)
-            self._views += places.values()
-        self._view_addresses = [*map(_address, self._views)]
 
     def _counter(self, entries: list[dict[str, Any]], name: str) -> Array:
         """Zeros, of the type that PyTorch gives to such a number, or that it has already."""
@@ -124,9 +126,9 @@ class Block:
         """Whether parameters and state are where they were."""
         return (
             [*map(_address, self._params)] == self._addresses
-            and [*map(_address, self._views)] == self._view_addresses
             and [*map(_size, self._params)] == self._sizes
-            and [*map(_strides, self._params)] == self._strides
+            and [*map(self._order, self._params)] == self._orders
+            and [*map(_address, self._pieces)] == self._piece_addresses
         )
 
     def set_group(self, group: int, settings: _Settings) -> None:
@@ -145,7 +147,7 @@ class Block:
         self._active = None
         try:
             addresses = [*map(_address, grads)]
-            are_in_order = [*map(_strides, grads)] == self._target_strides and {*map(_dtype, grads)} == self._dtypes
+            are_in_order = [*map(self._order, grads)] == self._target_orders and {*map(_dtype, grads)} == self._dtypes
         except (TypeError, RuntimeError):  # None has no address, nor has a sparse gradient
             are_in_order = False
         if not are_in_order:
@@ -352,6 +354,13 @@ class Compiled(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling():
+            _untraced_update(self)
+        else:
+            self._update()
+        return loss
+
+    def _update(self) -> None:
         plan = self._plan
         is_known = plan is not None and plan.holds(self)
         if plan is None or not is_known:
@@ -363,7 +372,6 @@ class Compiled(torch.optim.Optimizer):
             self._plan = plan
         for block in plan.blocks:
             block.step()
-        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, as in `torch.optim.Optimizer`; nothing is added if one is refused."""
@@ -404,6 +412,11 @@ class Compiled(torch.optim.Optimizer):
         hyper = [float(numbers[name]) for name in kind.rule.hyper]
         row = [1.0 - lr * weight_decay if is_decoupled else weight_decay, 1.0, *hyper]
         return _Settings(values, _is_fixed(values), kind, weight_decay != 0, row)
+
+
+_untraced_update = torch._disable_dynamo(Compiled._update)
+"""For `torch.compile`, which can look into no other compiler's code. PyTorch marks methods of its optimizers so, too;
+the public `torch.compiler.disable` would load the compiler along with this module."""
 
 
 def _is_fixed(value: Any) -> bool:

@@ -13,7 +13,8 @@ PyTorch lacks, is made in the same way. What differs from PyTorch:
 - A parameter with gaps, as `base[:, ::2]` is, is updated in a copy and written back. A gradient whose memory order is
   not its parameter's is copied first; autograd makes none.
 - The tensors in `state` are views of one piece of memory. They are replaced by others when a parameter gets its first
-  gradient and after a state is loaded: take them from `state` each time. Processes cannot share them.
+  gradient and after a state is loaded: take them from `state` each time. They may be replaced, or written to, but not
+  by assigning to their `data`. Processes cannot share them.
 
 A step that raises leaves parameters, state and step counts as they were. All arithmetic is in the parameters' dtype. A
 step runs in parallel, on Numba's threads, if there is enough to do and `torch.get_num_threads()` is above 1.
