@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from fastadam import rules
-from fastadam._arrays import Array
+from fastadam._arrays import G_AT, GROUP, OFFSET, P_AT, SIZE, Array
 from fastadam._threads import may_launch_parallel
-from fastadam.buffers import ALIGNMENT, aligned_zeros
-from fastadam.cpu import HYPER, PARALLEL_BYTES, Variant, step_kernel
+from fastadam.buffers import aligned_zeros
+from fastadam.cpu import CLIP, EMA, EXTRA, HYPER, PARALLEL_BYTES, SCALE, Variant, step_kernel
 
 _DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _TORCH_NAMES = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
 """What PyTorch calls a state, where our rules call it otherwise."""
-_NO_EXTRAS = np.array([1.0, np.inf, 0.0])
+_FIRST = EXTRA + 1
+"""The row of the first group in the table of settings."""
 _ALL = slice(None)
 
 # By `map` these cost half of what a loop in Python does: with many small tensors, looking at them is most of a step.
@@ -64,44 +65,48 @@ class _Member(NamedTuple):
 
 
 class Block:
-    """The parameters that one kernel updates, and their state: a matrix with a row for each state of the rule.
+    """The parameters that one kernel updates, and their state: a flat array for each state of the rule.
 
-    The tensors in `optimizer.state` are views of that matrix, and the step counts views of one array.
+    The tensors in `optimizer.state` are views of these, and the step counts views of one more array.
     """
 
     def __init__(self, optimizer: "Compiled", kind: _Kind, members: Sequence[_Member]) -> None:
         self._kind, self._name, self._advice = kind, type(optimizer).__name__, optimizer._sparse_advice
         self._members = members
         self._params = [member.param for member in members]
-        self._idle_row = len(optimizer.param_groups)
-        self._group_of = np.array([member.group for member in members], np.int64)
+        self._row_of = _FIRST + np.array([member.group for member in members])
+        self._idle_row = _FIRST + len(optimizer.param_groups)
         self._table = np.zeros((self._idle_row + 1, HYPER + len(kind.rule.hyper)))
-        self._decays = [False] * self._idle_row
+        self._table[EXTRA, [SCALE, CLIP, EMA]] = 1.0, np.inf, 0.0
+        self._decays = [False] * len(optimizer.param_groups)
         self._variant = Variant(kind.rule, maximize=kind.maximize)
         self._kernels: dict[bool, Callable[..., None]] = {}
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Give each parameter its place in the state. One with gaps is updated in a copy, its stand-in."""
+        """Give each parameter its segment of the state. One with gaps is updated in a copy, its stand-in."""
         params, dtype = self._params, _DTYPES[self._params[0].dtype]
         self._targets = [p if _is_dense(p) else torch.empty(p.shape, dtype=p.dtype) for p in params]
         self._stand_ins = [k for k, p in enumerate(params) if p is not self._targets[k]]
-        self._offsets = np.zeros(len(params) + 1, np.int64)
-        np.cumsum([p.numel() for p in params], out=self._offsets[1:])
-        self._nbytes = int(self._offsets[-1]) * dtype.itemsize
-        rows, width = len(self._kind.states), -(-self._nbytes // ALIGNMENT) * ALIGNMENT // dtype.itemsize
-        self._state = aligned_zeros(rows * width, dtype).reshape(rows, width)
-        self._p_at = np.array([*map(_address, self._targets)], np.int64)
-        self._g_at, self._grad_addresses = np.zeros_like(self._p_at), [0] * len(params)
+        self._segments = np.zeros((G_AT + 1, len(params) + 1), np.int64)
+        self._segments[P_AT, :-1] = [*map(_address, self._targets)]
+        self._segments[SIZE, :-1] = [*map(_size, params)]
+        self._segments[GROUP, :-1] = self._row_of
+        np.cumsum(self._segments[SIZE, :-1], out=self._segments[OFFSET, 1:])
+        size = int(self._segments[OFFSET, -1])
+        self._dtype, self._nbytes = dtype.name, size * dtype.itemsize
+        self._state = [aligned_zeros(size, dtype) for _ in self._kind.states]
+        self._rows_at = np.array([row.ctypes.data for row in self._state], np.int64)
+        self._grad_addresses = [0] * len(params)
         self._addresses, self._sizes = [*map(_address, params)], [*map(_size, params)]
         # Of contiguous tensors, that they are tells the order of their elements, and sooner than strides do.
         are_contiguous = all(p.is_contiguous() for p in params)
         self._order: Callable[[Any], Any] = torch.Tensor.is_contiguous if are_contiguous else torch.Tensor.stride
         self._orders, self._target_orders = [*map(self._order, params)], [*map(self._order, self._targets)]
-        self._dtypes = {params[0].dtype}
+        self._grad_dtypes = {params[0].dtype}
 
     def take_over(self, optimizer: "Compiled") -> None:
-        """Move the state that the parameters have into the matrix, and put views of that in its place."""
+        """Move the state that the parameters have into the arrays, and put views of these in its place."""
         entries = [optimizer.state[p] for p in self._params] if self._kind.states else []
         self._counters = [self._counter(entries, name) for name in optimizer._counters]
         begun = [float(_has(entry, self._kind.states)) for entry in entries] or [0.0] * len(self._params)
@@ -112,7 +117,7 @@ class Block:
         for k, (entry, target) in enumerate(zip(entries, self._targets, strict=False)):
             places = {name: count[k] for name, count in zip(optimizer._counters, counts, strict=True)}
             for name, row in zip(self._kind.states, rows, strict=True):
-                places[name] = row.as_strided(target.shape, target.stride(), int(self._offsets[k]))
+                places[name] = row.as_strided(target.shape, target.stride(), int(self._segments[OFFSET, k]))
             for name, place in places.items():
                 _fill(place, entry.get(name), optimizer._initial(name))
             entry.update(places)
@@ -135,7 +140,7 @@ class Block:
         """Take the settings of a group, if it is of this block's kind."""
         if settings.kind != self._kind:
             return
-        self._table[group] = settings.row
+        self._table[_FIRST + group] = settings.row
         self._decays[group] = settings.decays
         decay = self._kind.decay if any(self._decays) else "none"
         if decay != self._variant.decay:
@@ -147,7 +152,9 @@ class Block:
         self._active = None
         try:
             addresses = [*map(_address, grads)]
-            are_in_order = [*map(self._order, grads)] == self._target_orders and {*map(_dtype, grads)} == self._dtypes
+            are_in_order = [*map(self._order, grads)] == self._target_orders and {
+                *map(_dtype, grads)
+            } == self._grad_dtypes
         except (TypeError, RuntimeError):  # None has no address, nor has a sparse gradient
             are_in_order = False
         if not are_in_order:
@@ -155,7 +162,7 @@ class Block:
             grads = [None if grad is None else self._usable(k, grad) for k, grad in enumerate(grads)]
             addresses = [0 if grad is None else _address(grad) for grad in grads]
         if addresses != self._grad_addresses:
-            self._g_at[:] = self._grad_addresses = addresses
+            self._segments[G_AT, :-1] = self._grad_addresses = addresses
         self._grads = grads  # until the step is done: some are copies, which nobody else holds
 
     def _usable(self, k: int, grad: Any) -> Any:
@@ -181,8 +188,7 @@ class Block:
         for chosen in self._sets_abreast():
             t = int(self._progress[0][chosen][0]) + 1
             self._count(chosen, t)
-            rows = self._rows_of(chosen)
-            self._kernel(self._p_at, self._g_at, self._offsets, rows, self._state, self._table, t, _NO_EXTRAS)
+            self._kernel(self._segments_of(chosen), self._rows_at, self._table, t)
         if self._stand_ins:
             self._copy_stand_ins(into_params=True)
         self._grads = []
@@ -202,19 +208,20 @@ class Block:
         """Advance the counters to step `t`. Where PyTorch counts nothing, only the first step is unlike the others."""
         self._progress[0][chosen] = t if self._counters else 1
 
-    def _rows_of(self, chosen: Any) -> Array:
-        """The row of the table for each parameter: one that is not trained, for those that are not chosen."""
+    def _segments_of(self, chosen: Any) -> Array:
+        """The table of segments, in which those that are not chosen have settings that train nothing."""
         if chosen is _ALL:
-            return self._group_of
-        rows = np.full_like(self._group_of, self._idle_row)
-        rows[chosen] = self._group_of[chosen]
-        return rows
+            return self._segments
+        segments = self._segments.copy()
+        segments[GROUP, :-1] = self._idle_row
+        segments[GROUP, chosen] = self._row_of[chosen]
+        return segments
 
     @property
     def _kernel(self) -> Callable[..., None]:
         parallel = self._nbytes >= PARALLEL_BYTES and torch.get_num_threads() > 1 and may_launch_parallel()
         if parallel not in self._kernels:
-            self._kernels[parallel] = step_kernel(self._variant, parallel)
+            self._kernels[parallel] = step_kernel(self._variant, self._dtype, parallel)
         return self._kernels[parallel]
 
     def _copy_stand_ins(self, into_params: bool) -> None:
@@ -232,11 +239,11 @@ class NAdamBlock(Block):
         beta1, decay, mu_product = (
             HYPER + rules.NADAM.hyper.index(name) for name in ("beta1", "momentum_decay", "mu_product")
         )
-        table, products = self._table[: self._idle_row], self._counters[1]
+        table, products = self._table[_FIRST : self._idle_row], self._counters[1]
         momenta = np.array([rules.nadam_momentum(t, row[beta1], row[decay]) for row in table.tolist()])
         before = products[chosen][0]
         after = before * momenta.astype(products.dtype)
-        products[chosen] = after[self._group_of[chosen]]
+        products[chosen] = after[self._row_of[chosen] - _FIRST]
         # The rule multiplies in float64; it is to arrive at the product as the tensor has it, rounded.
         table[:, mu_product] = np.divide(after, momenta, out=np.full(momenta.shape, float(before)), where=momenta != 0)
 
