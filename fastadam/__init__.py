@@ -12,7 +12,7 @@ from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lio
 
 if TYPE_CHECKING:
     from fastadam.environment import info, warmup
-    from fastadam.mlp import MLPRegressor
+    from fastadam.mlp import MLPClassifier, MLPRegressor
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ __all__ = [
     "Adamax",
     "FlatBuffer",
     "Lion",
+    "MLPClassifier",
     "MLPRegressor",
     "NAdam",
     "RAdam",
@@ -35,7 +36,12 @@ __all__ = [
     "warmup",
 ]  # fmt: skip
 
-_HOMES = {"MLPRegressor": "fastadam.mlp", "info": "fastadam.environment", "warmup": "fastadam.environment"}
+_HOMES = {
+    "MLPClassifier": "fastadam.mlp",
+    "MLPRegressor": "fastadam.mlp",
+    "info": "fastadam.environment",
+    "warmup": "fastadam.environment",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,21 +4,26 @@ A batch is cut into lanes, the same for any number of threads. Each lane goes fo
 into its own row of gradients. Then, in one pass, the rows are summed, the L2 term joins them and the rule updates the
 parameters, part by part of the flat buffer. These are the two phases of a step; `gang.py` has how threads share them.
 
+Activations, losses and updates are called by their address: the engine itself is compiled once for each type.
+
 A lane may be done twice, by a thread that was held up and by the leader that would not wait for it. So each thread has
 a row of its own for each lane, and reads its rows again after claiming: one that comes late writes where nobody looks.
 """
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-from fastadam import rules
 from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
-from fastadam.cpu import HYPER, Variant, element_loop, step_scalars
+from fastadam.cpu import DECAY, Variant, element_loop, row_splitter, step_scalars
 from fastadam.gang import (
     FOREVER,
     Gang,
@@ -36,8 +41,9 @@ from fastadam.gang import (
     tasks_of,
 )
 from fastadam.gemm import squared_norm
-from fastadam.jit import device, inlined, kernel
-from fastadam.network import Layout, Samples, gradient, layout_of, panel_size, total_weight, work_size
+from fastadam.jit import address_of, calling, device, inlined, kernel
+from fastadam.losses import loss_address
+from fastadam.network import Layout, Samples, gradient, panel_size, total_weight, work_size
 
 Array = NDArray[Any]
 
@@ -58,33 +64,34 @@ SHARED_UPDATE = 2**4
 """Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-# The first are a group's, as `step_scalars` wants them.
-LR, BETA1, BETA2, EPS, ALPHA, STEPS, WEIGHT = range(HYPER, HYPER + 7)
+ALPHA, LOSS_SETTING, STEPS, WEIGHT, N_SETTINGS = range(5)
 GRADIENT, UPDATE = range(1, 3)
-
-_update_weights = element_loop(Variant(rules.ADAM_HAT, "coupled"))
-_update_biases = element_loop(Variant(rules.ADAM_HAT))
-_adam_scalars = step_scalars(rules.ADAM_HAT)
 
 
 class Job(NamedTuple):
-    """What the threads of a gang share: the network and its data, the state of Adam, and working memory."""
+    """What the threads of a gang share: the network and its data, the optimizer's state, and working memory."""
 
     layout: Layout
     samples: Samples
     order: Array
     """The samples of an epoch, in the order in which they are trained on."""
     batch_size: int
+    loss: int
+    """Address of the loss's loop, as `loss_address` gives it."""
+    update: int
+    """Address of an `update_kernel`."""
+    group: Array
+    """The optimizer's hyper-parameters, as `step_scalars` wants them."""
     p: Array
-    m: Array
-    v: Array
+    state: Array
+    """A row for each state of the rule."""
     g: Array
     """A row of gradients for each lane of each thread: (threads, lanes, elements)."""
     work: Array
     """A row for each thread, as is `panel`."""
     panel: Array
-    errors: Array
-    """The sum of squared errors of each lane of each thread."""
+    losses: Array
+    """The weighted sum of the losses of each lane of each thread."""
     norms: Array
     """The squared norm of the weights of each chunk."""
     settings: Array
@@ -117,27 +124,51 @@ def add_lanes(g, control, lanes, start, stop):
     return summed
 
 
-@inlined
-def update(layout, p, g, m, v, control, lanes, norms, chunks, decay, scalars):
-    """Update the given chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
+@functools.cache
+def update_kernel(variant: Variant) -> Callable[..., None]:
+    """Update chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
 
-    Weights decay towards zero, biases do not.
+    Weights decay towards zero, biases do not: by `penalty` if the decay is coupled, else as the optimizer says.
     """
-    layers = layout.weights.size
-    for chunk in range(chunks[0], chunks[1]):
-        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
-        summed = add_lanes(g, control, lanes, start, stop)
-        norms[chunk] = 0
-        for k in range(layers):
-            weights, biases = layout.weights[k], layout.biases[k]
-            end = layout.weights[k + 1] if k + 1 < layers else p.size
-            a, b = max(start, weights), min(stop, biases)
-            if a < b:
-                norms[chunk] += squared_norm(p, a, b)
-                _update_weights(p, summed, (m, v), a, b, 0, decay, scalars, ())
-            a, b = max(start, biases), min(stop, end)
-            if a < b:
-                _update_biases(p, summed, (m, v), a, b, 0, decay, scalars, ())
+    coupled = variant.decay == "coupled"
+    update_weights, update_biases = element_loop(variant), element_loop(variant._replace(decay="none"))
+    scalars_of, split = step_scalars(variant.rule), row_splitter(variant)
+
+    @kernel(variant=str(variant), cached=variant.rule.cached)
+    def update(weights_at, biases_at, p, state, g, control, lanes, norms, first, last, t, penalty, group):
+        rows, scalars, layers = split(state), scalars_of(p, t, group), weights_at.size
+        decay = p.dtype.type(penalty if coupled else group[DECAY])
+        for chunk in range(first, last):
+            start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
+            summed = add_lanes(g, control, lanes, start, stop)
+            norms[chunk] = 0
+            for k in range(layers):
+                weights, biases = weights_at[k], biases_at[k]
+                end = weights_at[k + 1] if k + 1 < layers else p.size
+                a, b = max(start, weights), min(stop, biases)
+                if a < b:
+                    norms[chunk] += squared_norm(p, a, b)
+                    update_weights(p, summed, rows, a, b, 0, decay, scalars, ())
+                a, b = max(start, biases), min(stop, end)
+                if a < b:
+                    update_biases(p, summed, rows, a, b, 0, decay, scalars, ())
+
+    return update
+
+
+@functools.cache
+def update_address(variant: Variant, dtype: np.dtype[Any]) -> Any:
+    """Where an update stands."""
+    element, integer, number = numba.from_dtype(dtype), types.int64, types.float64
+    places, numbers = types.Array(integer, 1, "C"), types.Array(number, 1, "C")
+    flat, state, lanes = (types.Array(element, dimensions, "C") for dimensions in (1, 2, 3))
+    return address_of(
+        update_kernel(variant), places, places, flat, state, lanes, places, integer, numbers,
+        integer, integer, integer, number, numbers,
+    )  # fmt: skip
+
+
+_call_update = calling(types.none)
 
 
 @device
@@ -145,9 +176,9 @@ def gradient_task(job, lane, thread, control, phase):
     """Put one lane of the batch through the network."""
     start, stop = rows_of(control, phase)
     a, b = lane_bounds(lane, _lanes_of(stop - start, job.p.size), stop - start)
-    job.errors[thread, lane] = gradient(
-        job.layout, job.p, job.samples, job.order[start + a : start + b], job.settings[WEIGHT],
-        job.work[thread], job.panel[thread], job.g[thread, lane],
+    job.losses[thread, lane] = gradient(
+        job.layout, job.loss, job.settings[LOSS_SETTING], job.p, job.samples, job.order[start + a : start + b],
+        job.settings[WEIGHT], job.work[thread], job.panel[thread], job.g[thread, lane],
     )  # fmt: skip
 
 
@@ -157,10 +188,12 @@ def update_task(job, part, parts, control, phase):
     s, size = job.settings, job.norms.size
     start, stop = rows_of(control, phase)
     lanes = _lanes_of(stop - start, job.p.size)
-    scalars = _adam_scalars(job.p, int(s[STEPS]), s)
-    decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
-    chunks = part * size // parts, (part + 1) * size // parts
-    update(job.layout, job.p, job.g, job.m, job.v, control, lanes, job.norms, chunks, decay, scalars)
+    first, last = part * size // parts, (part + 1) * size // parts
+    _call_update(
+        job.update,
+        (job.layout.weights, job.layout.biases, job.p, job.state, job.g, control, lanes, job.norms,
+         first, last, int(s[STEPS]), s[ALPHA] / s[WEIGHT], job.group),
+    )  # fmt: skip
 
 
 @inlined
@@ -235,14 +268,14 @@ def lead(job, thread, threads, control):
 
 @inlined
 def batch_loss(job, control, lanes):
-    """Half the mean squared error of the batch, and the penalty on the weights before the update."""
-    errors = 0.0
+    """The mean loss of the batch, and the penalty on the weights before the update."""
+    total = 0.0
     for lane in range(lanes):
-        errors += job.errors[finisher(control, lane, GRADIENT), lane]
+        total += job.losses[finisher(control, lane, GRADIENT), lane]
     norm = 0.0
     for chunk in range(job.norms.size):
         norm += job.norms[chunk]
-    return 0.5 * (errors / job.layout.units[-1] + job.settings[ALPHA] * norm) / job.settings[WEIGHT]
+    return (total + 0.5 * job.settings[ALPHA] * norm) / job.settings[WEIGHT]
 
 
 @inlined
@@ -267,6 +300,20 @@ def run(job, thread, threads, control, seen):
     return 0.0, follow(job, thread, control, seen)
 
 
+class Update(NamedTuple):
+    """An update as the engine makes it: what is compiled, its state and its hyper-parameters.
+
+    Both arrays are the optimizer's own.
+    """
+
+    variant: Variant
+    """With `decay="coupled"`, `alpha` is the strength of an L2 penalty on the weights, which is part of the loss."""
+    state: Array
+    """A row for each state of the rule."""
+    group: Array
+    """A row of the optimizer's table, see `cpu.HYPER`; a later one is given with each epoch."""
+
+
 class Engine(AbstractContextManager["Engine"]):
     """Trains a network on given samples; use it as a context manager, which its threads live in.
 
@@ -274,48 +321,61 @@ class Engine(AbstractContextManager["Engine"]):
     ----------
     params : FlatBuffer
         Parameters with the layout of `network.shapes_of`, updated in place.
-    moments : (ndarray, ndarray)
-        Adam's flat state, updated in place.
-    activation : {"identity", "logistic", "tanh", "relu"}
-        Of the hidden layers.
+    layout : Layout
+        How they lie there, for training.
     samples : Samples
         The data.
+    loss : str
+        A name among `losses.LOSSES`.
+    update : Update
+        What is done with a gradient.
     n_rows : int
         Samples of an epoch.
     batch_size : int
         Samples of a step.
     n_threads : int or None
         Number of threads; None chooses by the work in a step and the cores that are free.
+    alpha : float
+        Strength of the L2 penalty.
+    loss_setting : float
+        The loss's own number, if it has one.
     """
 
     def __init__(
         self,
         params: FlatBuffer,
-        moments: tuple[Array, Array],
-        activation: str,
+        layout: Layout,
         samples: Samples,
+        loss: str,
+        update: Update,
         n_rows: int,
         batch_size: int,
         n_threads: int | None = None,
+        *,
+        alpha: float = 0.0,
+        loss_setting: float = 0.0,
     ) -> None:
-        layout = layout_of(params, activation)
         lanes = lanes_of(batch_size, params.flat.size)
         wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
-        self._settings = np.zeros(WEIGHT + 1)
+        self._settings = np.zeros(N_SETTINGS)
+        self._settings[[ALPHA, LOSS_SETTING]] = alpha, loss_setting
         threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
         self._job = Job(
             layout,
             samples,
             self._order,
             batch_size,
+            loss_address(loss, dtype),
+            update_address(update.variant, dtype),
+            update.group.copy(),
             params.flat,
-            *moments,
+            update.state,
             g=_aligned_rows(threads * lanes, size, dtype).reshape(threads, lanes, -1),
             work=_aligned_rows(threads, work_size(layout, batch_size), dtype),
             panel=_aligned_rows(threads, panel_size(dtype), dtype),
-            errors=np.zeros((threads, lanes)),
+            losses=np.zeros((threads, lanes)),
             norms=np.zeros(-(-size // CHUNK)),
             settings=self._settings,
         )
@@ -329,12 +389,14 @@ class Engine(AbstractContextManager["Engine"]):
     ) -> None:
         self._gang.__exit__(kind, error, traceback)
 
-    def epoch(
-        self, order: Array, t: int, *, lr: float, betas: tuple[float, float], eps: float, alpha: float
-    ) -> tuple[float, int]:
-        """Train on the samples in this order; returns the mean loss, and the step count that was `t` before."""
+    def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
+        """Train on the samples in this order, with these hyper-parameters.
+
+        Returns the mean loss, and the step count that was `t` before.
+        """
         self._order[:] = order
-        self._settings[LR : STEPS + 1] = lr, *betas, eps, alpha, t
+        self._job.group[:] = group
+        self._settings[STEPS] = t
         self._gang.wake()
         loss, _ = run(self._job, 0, self._gang.threads, self._gang.control, 0)
         return float(loss), int(self._settings[STEPS])

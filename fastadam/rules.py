@@ -55,9 +55,36 @@ def nesterov(p, g, buffer, lr, mass, weight):
     return p - lr * (g + mass * buffer), buffer
 
 
+def velocity(p, g, v, lr, mass):
+    """Gradient descent with momentum, in scikit-learn's form: the rate is inside of the velocity."""
+    v = mass * v - lr * g
+    return p + v, v
+
+
+def velocity_nesterov(p, g, v, lr, mass):
+    """Nesterov's momentum, in scikit-learn's form."""
+    v = mass * v - lr * g
+    return p + (mass * v - lr * g), v
+
+
+def velocity_scalars(t, lr, mass):
+    """The same in each step."""
+    return lr, mass
+
+
 def momentum_scalars(t, lr, mass, dampening):
     """The first gradient enters the buffer undampened."""
     return lr, mass, 1.0 - dampening if t > 1 else 1.0
+
+
+def keep(p, g, gradient):
+    """No step at all: the gradient is kept, for a method that steps by itself."""
+    return p, g
+
+
+def keep_scalars(t):
+    """None."""
+    return ()
 
 
 # --- rates for each element -------------------------------------------------------------------------------------------
@@ -253,6 +280,9 @@ _RMSPROP = ("lr", "alpha", "eps")
 SGD = Rule("sgd", sgd, sgd_scalars, (), ("lr",))
 MOMENTUM = Rule("momentum", momentum, momentum_scalars, ("momentum_buffer",), ("lr", "momentum", "dampening"))
 NESTEROV = MOMENTUM._replace(name="nesterov", update=nesterov)
+VELOCITY = Rule("velocity", velocity, velocity_scalars, ("velocity",), ("lr", "momentum"))
+VELOCITY_NESTEROV = VELOCITY._replace(name="velocity_nesterov", update=velocity_nesterov)
+KEEP = Rule("keep", keep, keep_scalars, ("gradient",), ())
 RMSPROP = Rule("rmsprop", rmsprop, rmsprop_scalars, ("square_avg",), _RMSPROP)
 RMSPROP_CENTERED = Rule(
     "rmsprop_centered", rmsprop_centered, rmsprop_scalars, ("square_avg", "grad_avg"), _RMSPROP

@@ -1,0 +1,63 @@
+"""The estimators' stochastic solvers: an optimizer for each name, from the estimators' parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastadam import rules
+from fastadam._optimizer import Number, Optimizer
+from fastadam.buffers import FlatBuffer
+from fastadam.cpu import Variant
+from fastadam.engine import Update
+from fastadam.optimizers import Adam
+
+
+class VelocitySGD(Optimizer):
+    """Gradient descent with momentum in scikit-learn's form, whose velocity keeps the rate of the steps it was made by.
+
+    PyTorch's, which is `fastadam.SGD`, multiplies the whole buffer by the rate of the day. They are the same as long as
+    the rate is.
+    """
+
+    lr = Number("Step size.")
+    momentum = Number("Weight of the velocity.")
+
+    def __init__(self, params: FlatBuffer, lr: float = 1e-3, momentum: float = 0.9, nesterov: bool = True) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum}, {"nesterov": nesterov}, {})
+
+    def _choose_rule(self) -> rules.Rule:
+        return rules.VELOCITY_NESTEROV if self._flags["nesterov"] else rules.VELOCITY
+
+    @property
+    def learning_rate(self) -> float:
+        """scikit-learn's name of `lr`."""
+        return float(self.lr)
+
+
+def _sgd(params: FlatBuffer, e: Any) -> Optimizer:
+    return VelocitySGD(params, e.learning_rate_init, e.momentum, bool(e.nesterovs_momentum))
+
+
+def _adam(params: FlatBuffer, e: Any) -> Optimizer:
+    return Adam(params, e.learning_rate_init, (e.beta_1, e.beta_2), e.epsilon, epsilon_hat=True)
+
+
+SOLVERS: dict[str, Callable[[FlatBuffer, Any], Optimizer]] = {"sgd": _sgd, "adam": _adam}
+
+
+def make_optimizer(params: FlatBuffer, estimator: Any) -> Optimizer:
+    """The optimizer of the estimator's solver, with the estimator's parameters."""
+    return SOLVERS[estimator.solver](params, estimator)
+
+
+def go_on(params: FlatBuffer, estimator: Any, before: Optimizer) -> Optimizer:
+    """The same with the state of an earlier optimizer, unless that was of another solver."""
+    optimizer = make_optimizer(params, estimator)
+    if type(before) is type(optimizer) and before.state.keys() == optimizer.state.keys():
+        optimizer.load_state_dict(before.state_dict() | optimizer._settings())
+    return optimizer
+
+
+def update_of(optimizer: Optimizer) -> Update:
+    """The optimizer's step as the engine makes it."""
+    decay = "decoupled" if optimizer._is_decoupled else "coupled"
+    return Update(Variant(optimizer._rule, decay), optimizer._state, optimizer._table[0])
