@@ -236,6 +236,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             self._use_params(params)
         self.loss_curve_ = progress.losses
         self.t_ = progress.samples_seen
+        self._no_improvement_count = progress.epochs_without_improvement  # scikit-learn's name, which is private there
         if progress.losses:
             self.loss_ = progress.losses[-1]
         self.validation_scores_ = progress.scores
@@ -395,11 +396,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _activations(self, params: FlatBuffer) -> tuple[str, ...]:
         """The activation of each hidden layer of a network with these parameters."""
         return (self.activation,) * (len(params) // 2 - 1)
-
-    @property
-    def _no_improvement_count(self) -> int:
-        """Epochs in a row without an improvement, by scikit-learn's name."""
-        return int(self._progress.epochs_without_improvement)
 
     def _check_same_layers(self, units: list[int]) -> None:
         fitted = [np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_)]

@@ -269,6 +269,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
         return score
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.positive_only = self.loss == "poisson"
+        return tags
+
 
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """Multi-layer perceptron classifier: scikit-learn's, trained by fused kernels.
