@@ -13,7 +13,7 @@ IN_VENV = $(VENV)/bin/python
 
 # Tests of compiled code that are quick uncompiled too, and the modules whose own lines then run: the threads of gang.py
 # and the products of gemm.py have stand-ins.
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers cpu kernels optimizers network)
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers cpu kernels optimizers family network)
 KERNEL_MODULES := $(patsubst %,fastadam/%.py,rules buffers cpu kernels optimizers network engine)
 
 help:

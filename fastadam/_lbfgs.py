@@ -49,15 +49,15 @@ def minimize(
     work = FlatBuffer(params.shapes, np.float64)
     x0, n = params.flat.astype(np.float64), len(y)
     samples, layout = as_samples(X, np.float64, y, sample_weight), layout_of(work, activations, training=True)
-    gradient, group, order = aligned_zeros(work.flat.size, np.float64)[np.newaxis], np.zeros(HYPER), np.arange(n)
-    update = Update(Variant(rules.KEEP, "coupled"), gradient, group)
+    gradient, group, order = aligned_zeros(work.flat.size, np.float64), np.zeros(HYPER), np.arange(n)
+    update = Update(Variant(rules.KEEP, "coupled"), np.array([gradient.ctypes.data], np.int64), group)
     settings = {"alpha": alpha, "loss_setting": loss_setting}
 
     with Engine(work, layout, samples, loss, update, n, n, n_threads, **settings) as engine:
 
         def loss_and_gradient(x: Array) -> tuple[float, Array]:
             work.flat[:] = x
-            return engine.epoch(order, 0, group)[0], gradient[0].copy()
+            return engine.epoch(order, 0, group)[0], gradient.copy()
 
         def after_iteration(intermediate_result: Any) -> None:
             params.flat[:] = intermediate_result.x

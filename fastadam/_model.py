@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadam._optimizer import Optimizer
+from fastadam._solvers import group_of
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
 from fastadam.losses import predictions
@@ -40,7 +41,7 @@ class TrainedNetwork:
     def run_epoch(self, order: Array) -> float:
         """Train on the samples in this order; return the mean loss."""
         optimizer = self._optimizer
-        loss, optimizer.t = self._engine.epoch(order, optimizer.t, optimizer._table[0])
+        loss, optimizer.t = self._engine.epoch(order, optimizer.t, group_of(optimizer))
         return loss
 
     def validation_score(self) -> float:

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+from numpy.typing import NDArray
+
 from fastadam import rules
 from fastadam._optimizer import Number, Optimizer
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu import Variant
+from fastadam.cpu import EXTRA, Variant
 from fastadam.engine import Update
 from fastadam.optimizers import Adam
+
+Array = NDArray[Any]
 
 
 class VelocitySGD(Optimizer):
@@ -60,4 +64,10 @@ def go_on(params: FlatBuffer, estimator: Any, before: Optimizer) -> Optimizer:
 def update_of(optimizer: Optimizer) -> Update:
     """The optimizer's step as the engine makes it."""
     decay = "decoupled" if optimizer._is_decoupled else "coupled"
-    return Update(Variant(optimizer._rule, decay), optimizer._state, optimizer._table[0])
+    return Update(Variant(optimizer._rule, decay), optimizer._rows_at, group_of(optimizer))
+
+
+def group_of(optimizer: Optimizer) -> Array:
+    """The optimizer's hyper-parameters as the engine reads them."""
+    group: Array = optimizer._table[EXTRA + 1]
+    return group

@@ -2,18 +2,16 @@
 
 import inspect
 import linecache
-import math
 import re
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
-import numpy as np
 from numba.core import types
 from numba.core.errors import NumbaError
 
 from fastadam import rules
 from fastadam._arrays import Arrays
+from fastadam._checks import number
 from fastadam._optimizer import Number, Optimizer
 from fastadam.cpu import MAX_STATES
 from fastadam.jit import JIT_DISABLED, device
@@ -88,7 +86,7 @@ def optimizer(
         raise TypeError(f"{min(unknown)!r} is no hyper-parameter of {rule.__name__}, which has {list(hyper)}")
     made = rules.Rule(_plain_name(rule), rule, scalars or _themselves, states, hyper, cached=False)
     _check_compiles(made, len(names), scalars is not None)
-    return _class_of(made, {name: _FINITE.check(name, value) for name, value in defaults.items()})
+    return _class_of(made, {name: number(name, value, "(-inf, inf)") for name, value in defaults.items()})
 
 
 def _themselves(t, *hyper):  # type: ignore[no-untyped-def]
@@ -150,28 +148,13 @@ def _returned_by(what: str, function: Callable[..., Any], arguments: tuple[Any, 
 def _line_of(function: Callable[..., Any], error: NumbaError) -> str:
     """The user's own line that Numba's message points at, or nothing where it points at none."""
     path = function.__code__.co_filename
-    numbers = [int(number) for number in re.findall(rf'File "[^"]*?", line (\d+)', str(error))]
+    numbers = [int(line) for line in re.findall(r'File "[^"]*?", line (\d+)', str(error))]
     first = function.__code__.co_firstlineno
     last = max((line for *_, line in function.__code__.co_lines() if line is not None), default=first)
-    inside = [number for number in numbers if first <= number <= last]
+    inside = [line for line in numbers if first <= line <= last]
     if not inside:
         return f" ({path}, line {first})"
     return f' at "{linecache.getline(path, inside[0]).strip()}" ({path}, line {inside[0]})'
-
-
-class _AnyNumber(Number):
-    """A hyper-parameter of which nothing is known but that it is finite."""
-
-    def check(self, name: str, value: Any) -> float:
-        """The value as a float, if it is allowed."""
-        if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value!r}")
-        return float(value)
-
-
-_FINITE = _AnyNumber("A hyper-parameter of the rule.")
 
 
 def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
@@ -187,7 +170,7 @@ def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
         numbers = {key: numbers[key] for key in rule.hyper} | {"weight_decay": weight_decay}
         Optimizer.__init__(self, params, numbers, {"maximize": maximize}, settings)
 
-    namespace: dict[str, Any] = {key: _AnyNumber("A hyper-parameter of the rule.") for key in rule.hyper}
+    namespace: dict[str, Any] = {key: Number("A hyper-parameter of the rule.", "(-inf, inf)") for key in rule.hyper}
     namespace |= {"weight_decay": Number("Coupled weight decay."), "__init__": __init__, "__doc__": rule.update.__doc__}
     namespace |= {"_choose_rule": lambda self: rule, "__module__": rule.update.__module__}
     return type(name, (Optimizer,), namespace)

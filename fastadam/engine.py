@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
-from fastadam.cpu import DECAY, Variant, element_loop, row_splitter, step_scalars
+from fastadam.cpu import DECAY, Variant, element_loop, row_reader, step_scalars
 from fastadam.gang import (
     FOREVER,
     Gang,
@@ -83,8 +83,8 @@ class Job(NamedTuple):
     group: Array
     """The optimizer's hyper-parameters, as `step_scalars` wants them."""
     p: Array
-    state: Array
-    """A row for each state of the rule."""
+    rows_at: Array
+    """Addresses of the rows of the optimizer's state."""
     g: Array
     """A row of gradients for each lane of each thread: (threads, lanes, elements)."""
     work: Array
@@ -125,18 +125,18 @@ def add_lanes(g, control, lanes, start, stop):
 
 
 @functools.cache
-def update_kernel(variant: Variant) -> Callable[..., None]:
+def update_kernel(variant: Variant, dtype: str) -> Callable[..., None]:
     """Update chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
 
     Weights decay towards zero, biases do not: by `penalty` if the decay is coupled, else as the optimizer says.
     """
     coupled = variant.decay == "coupled"
     update_weights, update_biases = element_loop(variant), element_loop(variant._replace(decay="none"))
-    scalars_of, split = step_scalars(variant.rule), row_splitter(variant)
+    scalars_of, read_rows = step_scalars(variant.rule), row_reader(variant, dtype)
 
-    @kernel(variant=str(variant), cached=variant.rule.cached)
-    def update(weights_at, biases_at, p, state, g, control, lanes, norms, first, last, t, penalty, group):
-        rows, scalars, layers = split(state), scalars_of(p, t, group), weights_at.size
+    @kernel(variant=f"{variant}_{dtype}", cached=variant.rule.cached)
+    def update(weights_at, biases_at, p, rows_at, g, control, lanes, norms, first, last, t, penalty, group):
+        rows, scalars, layers = read_rows(rows_at, p.size), scalars_of(p, t, group), weights_at.size
         decay = p.dtype.type(penalty if coupled else group[DECAY])
         for chunk in range(first, last):
             start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
@@ -161,9 +161,9 @@ def update_address(variant: Variant, dtype: np.dtype[Any]) -> Any:
     """Where an update stands."""
     element, integer, number = numba.from_dtype(dtype), types.int64, types.float64
     places, numbers = types.Array(integer, 1, "C"), types.Array(number, 1, "C")
-    flat, state, lanes = (types.Array(element, dimensions, "C") for dimensions in (1, 2, 3))
+    flat, lanes = types.Array(element, 1, "C"), types.Array(element, 3, "C")
     return address_of(
-        update_kernel(variant), places, places, flat, state, lanes, places, integer, numbers,
+        update_kernel(variant, dtype.name), places, places, flat, places, lanes, places, integer, numbers,
         integer, integer, integer, number, numbers,
     )  # fmt: skip
 
@@ -191,7 +191,7 @@ def update_task(job, part, parts, control, phase):
     first, last = part * size // parts, (part + 1) * size // parts
     _call_update(
         job.update,
-        (job.layout.weights, job.layout.biases, job.p, job.state, job.g, control, lanes, job.norms,
+        (job.layout.weights, job.layout.biases, job.p, job.rows_at, job.g, control, lanes, job.norms,
          first, last, int(s[STEPS]), s[ALPHA] / s[WEIGHT], job.group),
     )  # fmt: skip
 
@@ -301,17 +301,14 @@ def run(job, thread, threads, control, seen):
 
 
 class Update(NamedTuple):
-    """An update as the engine makes it: what is compiled, its state and its hyper-parameters.
-
-    Both arrays are the optimizer's own.
-    """
+    """An update as the engine makes it: what is compiled, where its state lies, and its hyper-parameters."""
 
     variant: Variant
     """With `decay="coupled"`, `alpha` is the strength of an L2 penalty on the weights, which is part of the loss."""
-    state: Array
-    """A row for each state of the rule."""
+    rows_at: Array
+    """The address of each state of the rule, flat arrays that must outlive the engine."""
     group: Array
-    """A row of the optimizer's table, see `cpu.HYPER`; a later one is given with each epoch."""
+    """A group's row of the optimizer's table, see `cpu.HYPER`; a later one is given with each epoch."""
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -371,7 +368,7 @@ class Engine(AbstractContextManager["Engine"]):
             update_address(update.variant, dtype),
             update.group.copy(),
             params.flat,
-            update.state,
+            update.rows_at,
             g=_aligned_rows(threads * lanes, size, dtype).reshape(threads, lanes, -1),
             work=_aligned_rows(threads, work_size(layout, batch_size), dtype),
             panel=_aligned_rows(threads, panel_size(dtype), dtype),

@@ -33,6 +33,10 @@ class Adam:
         self.decoupled_weight_decay, self.amsgrad = decoupled_weight_decay, amsgrad
         self.maximize, self.epsilon_hat = maximize, epsilon_hat
 
+    @property
+    def state(self):
+        return {"m": self.m, "v": self.v} | ({"v_max": self.v_max} if self.amsgrad else {})
+
     def step(self, g):
         with np.errstate(all="ignore"):
             self._step(np.asarray(g))
@@ -66,10 +70,6 @@ class AdamW(Adam):
     def __init__(self, p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *, maximize=False):
         options = {"decoupled_weight_decay": True, "amsgrad": amsgrad, "maximize": maximize}
         super().__init__(p, lr, betas, eps, weight_decay, **options)
-
-    @property
-    def state(self):
-        return {"m": self.m, "v": self.v} | ({"v_max": self.v_max} if self.amsgrad else {})
 
 
 class _Rule:
@@ -108,7 +108,7 @@ class _Rule:
 
 @dataclass
 class SGD(_Rule):
-    """Sutskever et al. 2013, with PyTorch's momentum: the rate multiplies the buffer, which starts as the gradient."""
+    """Sutskever et al. 2013, with PyTorch's momentum: the rate multiplies the buffer, the first gradient is whole."""
 
     p: np.ndarray
     lr: float = 1e-3
@@ -126,7 +126,7 @@ class SGD(_Rule):
     def change(self, g, state, rounded):
         if self.momentum:
             old, momentum = state["momentum_buffer"], rounded(self.momentum)
-            new = np.copy(g) if self.t == 1 else momentum * old + rounded(1 - self.dampening) * g
+            new = momentum * old + rounded(1 if self.t == 1 else 1 - self.dampening) * g  # no -0 in the first, unlike g
             state["momentum_buffer"] = new
             g = g + momentum * new if self.nesterov else new
         return [rounded(self.lr) * g]
