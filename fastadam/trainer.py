@@ -51,10 +51,10 @@ class Progress:
     best_score: float = -math.inf
     epochs_without_improvement: int = 0
     samples_seen: int = 0
-    reductions: int = 0
-    """How often the learning rate was lowered because training had stalled."""
     order: Indices | None = None
     """The training samples in the order of the last epoch: each epoch shuffles it further."""
+    reductions: int = 0
+    """How often the learning rate was lowered because training had stalled."""
 
     def copy(self) -> "Progress":
         """Copy all that training changes in place."""
