@@ -26,7 +26,7 @@ from fastadam import network, rules
 from fastadam.activations import backward_kernel, forward_kernel
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu import EXTRA, Variant
-from fastadam.engine import UPDATE, Engine, Job, Update, lanes_of, update_task, worthwhile_threads
+from fastadam.engine import UPDATE, Engine, Job, Update, lanes_of, pass_task, worthwhile_threads
 from fastadam.gang import open_phase
 from fastadam.gemm import VECTOR_BYTES, _VectorCode, matmul, matmul_transposed, transposed_matmul
 from fastadam.losses import loss_kernel
@@ -115,7 +115,7 @@ def run_block(job, rows, scale, calls):
 def update(job, threads, control, calls):
     phase = open_phase(control, UPDATE, threads, 0, job.batch_size)
     for _ in range(calls):
-        update_task(job, 0, threads, control, phase)
+        pass_task(job, 0, threads, control, phase)
 
 
 @intrinsic

@@ -28,7 +28,7 @@ from fastadam._lbfgs import minimize
 from fastadam._model import TrainedNetwork
 from fastadam._optimizer import Optimizer
 from fastadam._rates import Rate, rate_of
-from fastadam._solvers import SOLVERS, go_on, make_optimizer, update_of
+from fastadam._solvers import SOLVERS, decays_by_itself, go_on, make_optimizer, update_of
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
 from fastadam.losses import LOSSES, predictions
@@ -65,6 +65,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     }
 
@@ -162,7 +163,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         batch_size, update = self._checked_batch_size(n_rows), update_of(optimizer)
         with Engine(
             params, layout, samples, self._loss_name(), update, n_rows, batch_size, self.n_threads,
-            alpha=self.alpha, loss_setting=self._loss_setting(params.dtype),
+            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
+            loss_setting=self._loss_setting(params.dtype), clip_norm=self.clip_norm,
         ) as engine:  # fmt: skip
             model = TrainedNetwork(params, samples, optimizer, engine)
             if validation is not None:

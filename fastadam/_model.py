@@ -41,7 +41,8 @@ class TrainedNetwork:
     def run_epoch(self, order: Array) -> float:
         """Train on the samples in this order; return the mean loss."""
         optimizer = self._optimizer
-        loss, optimizer.t = self._engine.epoch(order, optimizer.t, group_of(optimizer))
+        loss, t = self._engine.epoch(order, optimizer.t, group_of(optimizer))
+        optimizer._advance_to(t)
         return loss
 
     def validation_score(self) -> float:

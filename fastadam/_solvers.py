@@ -10,7 +10,7 @@ from fastadam._optimizer import Number, Optimizer
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu import EXTRA, Variant
 from fastadam.engine import Update
-from fastadam.optimizers import Adam
+from fastadam.optimizers import Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
 Array = NDArray[Any]
 
@@ -45,7 +45,33 @@ def _adam(params: FlatBuffer, e: Any) -> Optimizer:
     return Adam(params, e.learning_rate_init, (e.beta_1, e.beta_2), e.epsilon, epsilon_hat=True)
 
 
-SOLVERS: dict[str, Callable[[FlatBuffer, Any], Optimizer]] = {"sgd": _sgd, "adam": _adam}
+def _adamw(params: FlatBuffer, e: Any) -> Optimizer:
+    return AdamW(params, e.learning_rate_init, (e.beta_1, e.beta_2), e.epsilon, weight_decay=e.alpha)
+
+
+def _amsgrad(params: FlatBuffer, e: Any) -> Optimizer:
+    return Adam(params, e.learning_rate_init, (e.beta_1, e.beta_2), e.epsilon, amsgrad=True)
+
+
+def _with_betas_and_eps(kind: Callable[..., Optimizer]) -> Callable[[FlatBuffer, Any], Optimizer]:
+    return lambda params, e: kind(params, e.learning_rate_init, (e.beta_1, e.beta_2), e.epsilon)
+
+
+SOLVERS: dict[str, Callable[[FlatBuffer, Any], Optimizer]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+    "nadam": _with_betas_and_eps(NAdam),
+    "radam": _with_betas_and_eps(RAdam),
+    "adamax": _with_betas_and_eps(Adamax),
+    "amsgrad": _amsgrad,
+    "lion": lambda params, e: Lion(params, e.learning_rate_init, (e.beta_1, e.beta_2), weight_decay=0.0),
+    "rmsprop": lambda params, e: RMSprop(params, e.learning_rate_init, alpha=e.beta_2, eps=e.epsilon),
+    "adagrad": lambda params, e: Adagrad(params, e.learning_rate_init, eps=e.epsilon),
+    "adadelta": lambda params, e: Adadelta(params, e.learning_rate_init, rho=e.beta_2, eps=e.epsilon),
+}
+"""Forms are PyTorch's but for scikit-learn's own two. AdamW alone decays by itself: with the others, the penalty is part
+of the loss."""
 
 
 def make_optimizer(params: FlatBuffer, estimator: Any) -> Optimizer:
@@ -59,6 +85,11 @@ def go_on(params: FlatBuffer, estimator: Any, before: Optimizer) -> Optimizer:
     if type(before) is type(optimizer) and before.state.keys() == optimizer.state.keys():
         optimizer.load_state_dict(before.state_dict() | optimizer._settings())
     return optimizer
+
+
+def decays_by_itself(solver: str) -> bool:
+    """Whether `alpha` is the solver's own business, and no part of the loss."""
+    return solver == "adamw"
 
 
 def update_of(optimizer: Optimizer) -> Update:

@@ -11,6 +11,7 @@ a row of its own for each lane, and reads its rows again after claiming: one tha
 """
 
 import functools
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
-from fastadam.cpu import DECAY, Variant, element_loop, row_reader, step_scalars
+from fastadam.cpu import DECAY, HYPER, Variant, element_loop, row_reader, step_scalars
 from fastadam.gang import (
     FOREVER,
     Gang,
@@ -41,9 +42,10 @@ from fastadam.gang import (
     tasks_of,
 )
 from fastadam.gemm import squared_norm
-from fastadam.jit import address_of, calling, device, inlined, kernel
+from fastadam.jit import address_of, calling, device, inlined, kernel, rounded, taker
 from fastadam.losses import loss_address
 from fastadam.network import Layout, Samples, gradient, panel_size, total_weight, work_size
+from fastadam.rules import Rule
 
 Array = NDArray[Any]
 
@@ -64,8 +66,11 @@ SHARED_UPDATE = 2**4
 """Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-ALPHA, LOSS_SETTING, STEPS, WEIGHT, N_SETTINGS = range(5)
-GRADIENT, UPDATE = range(1, 3)
+ALPHA, LOSS_SETTING, MAX_NORM, STEPS, WEIGHT, N_SETTINGS = range(6)
+GRADIENT, UPDATE, SUM = range(1, 4)
+
+NORM_EPS = 1e-6
+"""What PyTorch adds to the norm before it divides by it."""
 
 
 class Job(NamedTuple):
@@ -80,8 +85,12 @@ class Job(NamedTuple):
     """Address of the loss's loop, as `loss_address` gives it."""
     update: int
     """Address of an `update_kernel`."""
+    sum: int
+    """Address of a `sum_kernel`, if the gradient is clipped."""
+    carry: int
+    """Address of a `carry_kernel`, or 0."""
     group: Array
-    """The optimizer's hyper-parameters, as `step_scalars` wants them."""
+    """The optimizer's hyper-parameters, as `step_scalars` wants them, and behind them the gradient's factor."""
     p: Array
     rows_at: Array
     """Addresses of the rows of the optimizer's state."""
@@ -93,7 +102,7 @@ class Job(NamedTuple):
     losses: Array
     """The weighted sum of the losses of each lane of each thread."""
     norms: Array
-    """The squared norm of the weights of each chunk."""
+    """The squared norm of the weights of each chunk; between the phases SUM and UPDATE, that of the gradient."""
     settings: Array
     """What changes between epochs and phases, see LR and the names beside it."""
 
@@ -137,6 +146,7 @@ def update_kernel(variant: Variant, dtype: str) -> Callable[..., None]:
     @kernel(variant=f"{variant}_{dtype}", cached=variant.rule.cached)
     def update(weights_at, biases_at, p, rows_at, g, control, lanes, norms, first, last, t, penalty, group):
         rows, scalars, layers = read_rows(rows_at, p.size), scalars_of(p, t, group), weights_at.size
+        factor = rounded(p, (group[group.size - 1],))
         decay = p.dtype.type(penalty if coupled else group[DECAY])
         for chunk in range(first, last):
             start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
@@ -148,27 +158,68 @@ def update_kernel(variant: Variant, dtype: str) -> Callable[..., None]:
                 a, b = max(start, weights), min(stop, biases)
                 if a < b:
                     norms[chunk] += squared_norm(p, a, b)
-                    update_weights(p, summed, rows, a, b, 0, decay, scalars, ())
+                    update_weights(p, summed, rows, a, b, 0, decay, scalars, factor)
                 a, b = max(start, biases), min(stop, end)
                 if a < b:
-                    update_biases(p, summed, rows, a, b, 0, decay, scalars, ())
+                    update_biases(p, summed, rows, a, b, 0, decay, scalars, factor)
 
     return update
 
 
 @functools.cache
-def update_address(variant: Variant, dtype: np.dtype[Any]) -> Any:
-    """Where an update stands."""
+def sum_kernel(coupled: bool) -> Callable[..., None]:
+    """Make the whole gradient, the penalty's part with it, in the place of the first lane's, and note its norm.
+
+    It takes what an update takes.
+    """
+
+    @kernel(variant="coupled" if coupled else "decoupled")
+    def add(weights_at, biases_at, p, rows_at, g, control, lanes, norms, first, last, t, penalty, group):
+        decay, layers = p.dtype.type(penalty), weights_at.size
+        for chunk in range(first, last):
+            start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
+            summed = add_lanes(g, control, lanes, start, stop)
+            if coupled:
+                for k in range(layers):
+                    for i in range(np.uint64(max(start, weights_at[k])), np.uint64(min(stop, biases_at[k]))):
+                        summed[i] += decay * p[i]
+            norms[chunk] = squared_norm(summed, start, stop)
+
+    return add
+
+
+@functools.cache
+def carry_kernel(rule: Rule) -> Callable[..., None]:
+    """Change the last hyper-parameter as a step does."""
+    carried, take, last = device(rule.carry), taker(HYPER, len(rule.hyper)), HYPER + len(rule.hyper) - 1
+
+    @kernel(variant=rule.name, cached=rule.cached)
+    def carry(group, t):
+        group[last] = carried(t, *take(group))
+
+    return carry
+
+
+@functools.cache
+def update_addresses(variant: Variant, dtype: np.dtype[Any], clips: bool) -> tuple[Any, Any, Any]:
+    """Where an update stands; what sums the gradient first, if it is clipped; what carries a hyper-parameter on."""
+    coupled = variant.decay == "coupled"
+    if clips:
+        variant = variant._replace(decay="none" if coupled else variant.decay, scale=True)
     element, integer, number = numba.from_dtype(dtype), types.int64, types.float64
     places, numbers = types.Array(integer, 1, "C"), types.Array(number, 1, "C")
     flat, lanes = types.Array(element, 1, "C"), types.Array(element, 3, "C")
-    return address_of(
-        update_kernel(variant, dtype.name), places, places, flat, places, lanes, places, integer, numbers,
-        integer, integer, integer, number, numbers,
+    kinds = (
+        places, places, flat, places, lanes, places, integer, numbers, integer, integer, integer, number, numbers,
     )  # fmt: skip
+    return (
+        address_of(update_kernel(variant, dtype.name), *kinds),
+        address_of(sum_kernel(coupled), *kinds) if clips else 0,
+        address_of(carry_kernel(variant.rule), numbers, integer) if variant.rule.carry is not None else 0,
+    )
 
 
-_call_update = calling(types.none)
+_call = calling(types.none)
 
 
 @device
@@ -183,14 +234,14 @@ def gradient_task(job, lane, thread, control, phase):
 
 
 @device
-def update_task(job, part, parts, control, phase):
-    """Update one part of the flat buffer."""
-    s, size = job.settings, job.norms.size
+def pass_task(job, part, parts, control, phase):
+    """Update one part of the flat buffer, or sum its gradient."""
+    s, size, updates = job.settings, job.norms.size, kind_of(phase) == UPDATE
     start, stop = rows_of(control, phase)
-    lanes = _lanes_of(stop - start, job.p.size)
+    lanes = 1 if updates and s[MAX_NORM] > 0 else _lanes_of(stop - start, job.p.size)
     first, last = part * size // parts, (part + 1) * size // parts
-    _call_update(
-        job.update,
+    _call(
+        job.update if updates else job.sum,
         (job.layout.weights, job.layout.biases, job.p, job.rows_at, job.g, control, lanes, job.norms,
          first, last, int(s[STEPS]), s[ALPHA] / s[WEIGHT], job.group),
     )  # fmt: skip
@@ -206,7 +257,7 @@ def share(job, thread, control, phase):
             if kind == GRADIENT:
                 gradient_task(job, task, thread, control, phase)
             else:
-                update_task(job, task, tasks, control, phase)
+                pass_task(job, task, tasks, control, phase)
             finish(control, task, phase, thread)
             done += 1
     return done
@@ -231,15 +282,25 @@ def find_gradient(job, thread, control, lanes, start, stop, patience):
 
 
 @inlined
-def make_update(job, thread, threads, control, start, stop):
-    """Lead the phase that updates the parameters."""
+def make_pass(job, kind, thread, threads, control, start, stop):
+    """Lead a phase that goes over the flat buffer: one that updates the parameters, or sums the gradient."""
     tasks = threads if job.p.size >= SHARED_UPDATE else 0
-    phase = open_phase(control, UPDATE, tasks, start, stop)
+    phase = open_phase(control, kind, tasks, start, stop)
     if tasks == 0:
-        update_task(job, 0, 1, control, phase)
+        pass_task(job, 0, 1, control, phase)
     share(job, thread, control, phase)
     for part in range(tasks):
         done_in_time(control, part, phase, FOREVER)
+
+
+@device
+def clipping_factor(norms, max_norm):
+    """What brings a gradient of these squared norms down to `max_norm`, or 1; NaN stays NaN."""
+    total = 0.0
+    for chunk in range(norms.size):
+        total += norms[chunk]
+    factor = max_norm / (math.sqrt(total) + NORM_EPS)
+    return 1.0 if factor > 1.0 else factor
 
 
 @inlined
@@ -258,7 +319,13 @@ def lead(job, thread, threads, control):
         settings[WEIGHT] = weight
         lanes = _lanes_of(stop - start, job.p.size)
         patience = find_gradient(job, thread, control, lanes, start, stop, patience)
-        make_update(job, thread, threads, control, start, stop)
+        clips = settings[MAX_NORM] > 0
+        for kind in range(SUM if clips else UPDATE, UPDATE - 1, -1):
+            make_pass(job, kind, thread, threads, control, start, stop)
+            if kind == SUM:
+                job.group[job.group.size - 1] = clipping_factor(job.norms, settings[MAX_NORM])
+        if job.carry != 0:
+            _call(job.carry, (job.group, int(settings[STEPS])))
         loss = batch_loss(job, control, lanes)
         total += loss * (stop - start)
         counted += stop - start
@@ -336,6 +403,8 @@ class Engine(AbstractContextManager["Engine"]):
         Strength of the L2 penalty.
     loss_setting : float
         The loss's own number, if it has one.
+    clip_norm : float or None
+        Bound on the norm of the whole gradient, the penalty's part with it.
     """
 
     def __init__(
@@ -351,13 +420,14 @@ class Engine(AbstractContextManager["Engine"]):
         *,
         alpha: float = 0.0,
         loss_setting: float = 0.0,
+        clip_norm: float | None = None,
     ) -> None:
         lanes = lanes_of(batch_size, params.flat.size)
         wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
         self._settings = np.zeros(N_SETTINGS)
-        self._settings[[ALPHA, LOSS_SETTING]] = alpha, loss_setting
+        self._settings[[ALPHA, LOSS_SETTING, MAX_NORM]] = alpha, loss_setting, clip_norm or 0.0
         threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
         self._job = Job(
             layout,
@@ -365,8 +435,8 @@ class Engine(AbstractContextManager["Engine"]):
             self._order,
             batch_size,
             loss_address(loss, dtype),
-            update_address(update.variant, dtype),
-            update.group.copy(),
+            *update_addresses(update.variant, dtype, clip_norm is not None),
+            np.append(update.group, 1.0),
             params.flat,
             update.rows_at,
             g=_aligned_rows(threads * lanes, size, dtype).reshape(threads, lanes, -1),
@@ -387,15 +457,16 @@ class Engine(AbstractContextManager["Engine"]):
         self._gang.__exit__(kind, error, traceback)
 
     def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
-        """Train on the samples in this order, with these hyper-parameters.
+        """Train on the samples in this order, with these hyper-parameters, which a step may change.
 
         Returns the mean loss, and the step count that was `t` before.
         """
         self._order[:] = order
-        self._job.group[:] = group
+        self._job.group[:-1] = group
         self._settings[STEPS] = t
         self._gang.wake()
         loss, _ = run(self._job, 0, self._gang.threads, self._gang.control, 0)
+        group[:] = self._job.group[:-1]
         return float(loss), int(self._settings[STEPS])
 
     def _follow(self, thread: int, control: Array, seen: int) -> int:

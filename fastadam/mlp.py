@@ -167,6 +167,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        clip_norm: float | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.loss = loss
@@ -193,6 +194,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.clip_norm = clip_norm
         self.n_threads = n_threads
 
     def predict(self, X: ArrayLike) -> Array:
@@ -415,6 +417,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        clip_norm: float | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -440,6 +443,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.clip_norm = clip_norm
         self.n_threads = n_threads
 
     @available_if(lambda self: self._is_stochastic())  # type: ignore[untyped-decorator]
