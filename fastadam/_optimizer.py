@@ -134,6 +134,10 @@ class Optimizer:
     def _advance(self) -> None:
         """Called after each step."""
 
+    def _advance_to(self, t: int) -> None:
+        """Called after steps that were made elsewhere, on this state and this table."""
+        self.t = t
+
     @property
     def params(self) -> Arrays:
         """What was given as `params`."""

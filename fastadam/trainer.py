@@ -53,6 +53,8 @@ class Progress:
     samples_seen: int = 0
     order: Indices | None = None
     """The training samples in the order of the last epoch: each epoch shuffles it further."""
+    reductions: int = 0
+    """How often the learning rate was lowered because training had stalled."""
 
     def copy(self) -> "Progress":
         """Copy all that training changes in place."""
@@ -77,6 +79,7 @@ def train(
     random_state: np.random.RandomState,
     begin_epoch: Callable[[], None],
     end_epoch: Callable[[], bool],
+    stalled: Callable[[], bool] = lambda: True,
 ) -> Outcome:
     """Train until the plan, a callback or the user ends it; `progress` is updated epoch by epoch.
 
@@ -92,6 +95,8 @@ def train(
         Draws one permutation an epoch.
     begin_epoch, end_epoch : callable
         Called around each epoch; `end_epoch` returns True to stop.
+    stalled : callable, optional
+        Called where nothing has improved for too long; returns False to go on nonetheless, and count anew.
 
     Returns
     -------
@@ -104,7 +109,9 @@ def train(
             _run_epoch(model, progress, plan, random_state)
             stop = end_epoch()
             if progress.epochs_without_improvement > plan.n_iter_no_change:
-                return Outcome.CONVERGED
+                if stalled():
+                    return Outcome.CONVERGED
+                progress.epochs_without_improvement = 0
             if stop:
                 return Outcome.STOPPED
     except KeyboardInterrupt:
