@@ -31,8 +31,7 @@ DECAY, ACTIVE, HYPER = 0, 1, 2
 SCALE, CLIP, EMA = range(3)
 """Extra scalars: the gradient's factor, its bound, and the weight of the new parameter in the average."""
 
-_coupled_decay = device(rules.coupled_decay)
-_decoupled_decay = device(rules.decoupled_decay)
+_ema = device(rules.ema)
 
 
 class Variant(NamedTuple):
@@ -78,7 +77,7 @@ def element_loop(variant: Variant) -> Callable[..., None]:
     Element i of the state belongs to element `i - shift` of `p` and `g`.
     """
     update, (load, store) = _update(variant.rule), _access(len(variant.rule.states))
-    prepare, finish = _preparation(variant), _completion(variant)
+    prepare, finish = preparation(variant, device), _completion(variant)
 
     @device
     def loop(p, g, rows, start, stop, shift, decay, scalars, extra):
@@ -133,12 +132,16 @@ def _store_4(rows, i, new):
     rows[0][i], rows[1][i], rows[2][i], rows[3][i] = new[1], new[2], new[3], new[4]
 
 
-def _preparation(variant: Variant) -> Callable[..., Any]:
-    """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order."""
+def preparation(variant: Variant, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order.
+
+    `compiled` is the decorator of the backend: CUDA's is another than `device`.
+    """
+    coupled_decay, decoupled_decay = compiled(rules.coupled_decay), compiled(rules.decoupled_decay)
     scale, clip, maximize = variant.scale, variant.clip, variant.maximize
     coupled, decoupled = variant.decay == "coupled", variant.decay == "decoupled"
 
-    @device
+    @compiled
     def prepare(pi, gi, decay, extra):
         if scale:
             gi = gi * extra[SCALE]
@@ -147,9 +150,9 @@ def _preparation(variant: Variant) -> Callable[..., Any]:
         if maximize:
             gi = -gi
         if coupled:
-            gi = _coupled_decay(pi, gi, decay)
+            gi = coupled_decay(pi, gi, decay)
         if decoupled:
-            pi = _decoupled_decay(pi, decay)
+            pi = decoupled_decay(pi, decay)
         return pi, gi
 
     return prepare
@@ -163,7 +166,7 @@ def _completion(variant: Variant) -> Callable[..., None]:
         @device
         def average(rows, i, new, extra):
             row = rows[average_at]
-            row[i] = row[i] + extra[EMA] * (new - row[i])
+            row[i] = _ema(row[i], new, extra[EMA])
 
     else:
 
