@@ -10,8 +10,10 @@ and carry a checksum; whatever cannot be read, for any reason, is compiled again
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import pickle
+import secrets
 import shutil
 import sys
 import tempfile
@@ -24,6 +26,7 @@ import llvmlite
 import numba
 import numpy as np
 from numba.core import config
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.runtime import rtsys
@@ -31,6 +34,20 @@ from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
 _STALE_AFTER_SECONDS = 30 * 24 * 3600
+
+
+def _number_functions_apart() -> None:
+    """Give what this process compiles symbols that no other process gives.
+
+    Functions that one factory makes differ in their symbols by a number alone, which Numba counts from 1 in each
+    process. Where kernels of two processes meet in a third, the linker would take one function for another's.
+    """
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
+
+
+_number_functions_apart()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_number_functions_apart)
 
 
 def source_digest() -> str:

@@ -7,11 +7,14 @@ from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 _INTERVALS: dict[str, Callable[[float], bool]] = {
     "[0, inf)": lambda number: 0 <= number < math.inf,
     "(0, inf)": lambda number: 0 < number < math.inf,
     "[0, 1]": lambda number: 0 <= number <= 1,
     "[0, 1)": lambda number: 0 <= number < 1,
+    "(-inf, inf)": math.isfinite,
     "[-inf, inf]": lambda number: not math.isnan(number),
 }
 
@@ -44,13 +47,22 @@ def number(name: str, value: float, interval: str = "[0, inf)") -> float:
     return result
 
 
-def count(name: str, value: int, least: int = 1) -> int:
-    """An integer of at least `least`."""
+def count(name: str, value: int, least: int = 1, most: float = math.inf) -> int:
+    """An integer of at least `least` and at most `most`."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
     return int(value)
+
+
+def flag(name: str, value: bool) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def items(name: str, value: Sequence[Any]) -> Sequence[Any]:

@@ -6,22 +6,21 @@ one row a group of parameters, that the kernel reads: no change of a value compi
 
 import importlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self, TypedDict
 
 import numpy as np
 
 from fastadam import rules
-from fastadam._arrays import Array, Arrays, ParameterArrays, label, on_device
+from fastadam._arrays import COPY_AT, GROUP, HALF_DTYPES, OFFSET, Array, Arrays, ParameterArrays, label, on_device
+from fastadam._checks import choice, count, flag, items, number
 from fastadam._threads import may_launch_parallel
-from fastadam.buffers import aligned_zeros
+from fastadam.buffers import aligned_zeros, bfloat16_bits
 from fastadam.cpu import (
     ACTIVE,
-    CLIP,
     DECAY,
-    EMA,
+    EXTRA,
     HYPER,
     PARALLEL_BYTES,
     SCALE,
@@ -29,6 +28,7 @@ from fastadam.cpu import (
     gradient_norm,
     step_kernel,
 )
+from fastadam.formats import CODE_BLOCK, LARGEST_CODE
 
 _MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
 _NORM_EPS = 1e-6
@@ -43,15 +43,17 @@ class Options(TypedDict, total=False):
     ema_decay: float | None
     zero_grad: bool
     on_nonfinite: str
+    state_dtype: str | None
+    copy_dtype: str | None
     groups: Mapping[str, Mapping[str, Any]] | None
 
 
 class Number:
-    """A hyper-parameter: a number in [0, `below`) that may be set between steps."""
+    """A hyper-parameter: a number in an interval, which may be set between steps."""
 
-    def __init__(self, doc: str, below: float = math.inf) -> None:
+    def __init__(self, doc: str, interval: str = "[0, inf)") -> None:
         self.__doc__ = doc
-        self.below = below
+        self.interval = interval
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -64,7 +66,7 @@ class Number:
 
     def check(self, name: str, value: Any) -> Any:
         """The value as a float, if it is allowed."""
-        return number_in(name, value, self.below)
+        return number(name, value, self.interval)
 
     def parts(self, value: Any) -> dict[str, float]:
         """What the rules call this number."""
@@ -74,15 +76,16 @@ class Number:
 class Betas(Number):
     """Two decay rates, each in [0, 1)."""
 
+    def __init__(self, doc: str) -> None:
+        super().__init__(doc, "[0, 1)")
+
     def check(self, name: str, value: Any) -> tuple[float, float]:
         """The value as two floats, if it is allowed."""
         if isinstance(value, np.ndarray):
             value = value.tolist()
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-            raise TypeError(f"{name} must be two numbers, got {value!r}")
-        if len(value) != 2:
+        if len(items(name, value)) != 2:
             raise ValueError(f"{name} must be two numbers, got {value!r}")
-        return number_in(f"{name}[0]", value[0], 1.0), number_in(f"{name}[1]", value[1], 1.0)
+        return number(f"{name}[0]", value[0], self.interval), number(f"{name}[1]", value[1], self.interval)
 
     def parts(self, value: Any) -> dict[str, float]:
         """What the rules call them."""
@@ -111,18 +114,20 @@ class Optimizer:
     def __init__(
         self, params: Arrays, numbers: Mapping[str, Any], flags: Mapping[str, Any], options: Mapping[str, Any]
     ) -> None:
-        self._flags = {name: flag_of(name, value) for name, value in flags.items()}
+        self._flags = {name: flag(name, value) for name, value in flags.items()}
         self._numbers = {name: self._spec(name).check(name, value) for name, value in numbers.items()}
         self._options = _checked_options(options)
-        groups = self._options["groups"]
-        self._arrays = ParameterArrays(params, by_name=bool(groups))
-        self._group_of, self._groups = _assigned(groups or {}, self._arrays.segments, self._check_overrides)
+        groups, packed = self._options["groups"], self._options["state_dtype"]
+        self._arrays = ParameterArrays(params, bool(groups), CODE_BLOCK if packed == "uint8" else 1)
+        self._check_storage()
+        group_of, self._groups = _assigned(groups or {}, self._arrays.names, self._check_overrides)
+        self._arrays.segments[GROUP] = EXTRA + 1
+        self._arrays.segments[GROUP, :-1] += group_of
         self._rule = self._choose_rule()
         self.t, self.skipped_steps = 0, 0
-        self._extra = np.array([1.0, self._options["clip_value"] or math.inf, 0.0])
         self._state = self._initial_state()
-        names = (*self._rule.states, "ema") if self._options["ema_decay"] is not None else self._rule.states
-        self._views = {name: row[: self._arrays.size] for name, row in zip(names, self._state, strict=True)}
+        self._rows_at = np.array([array.ctypes.data for array in self._state.values()], np.int64)
+        self._copies = self._initial_copies()
         self._set({})
 
     def _choose_rule(self) -> rules.Rule:
@@ -145,9 +150,21 @@ class Optimizer:
     def state(self) -> dict[str, Array]:
         """The state itself, not a copy, by PyTorch's names: each flat over all parameters in their order.
 
-        With `ema_decay`, "ema" is the average of the parameters.
+        With `ema_decay`, "ema" is the average of the parameters. With `state_dtype="bfloat16"` arrays are uint16 and
+        hold the bits; with "uint8" they are codes, each array of parameters beginning at a multiple of 512, and for
+        each state "name" there is "name_scale", what the codes of each block of 512 are multiplied by. For parameters
+        of float16 or bfloat16, "master" has them in float32.
         """
-        return dict(self._views)
+        masters = {} if self._arrays.masters is None else {"master": self._arrays.masters}
+        return self._state | masters
+
+    @property
+    def copies(self) -> Any:
+        """The copy of the parameters that each step writes, in their structure; None without `copy_dtype`.
+
+        Arrays are float16, or uint16 with the bits of bfloat16.
+        """
+        return self._copies
 
     @property
     def groups(self) -> Mapping[str, Mapping[str, Any]]:
@@ -177,15 +194,16 @@ class Optimizer:
         self._groups[name] |= checked
         self._set({})
 
-    def step(self, grads: Arrays, *, grad_scale: float | None = None) -> None:
+    def step(self, *grads: Arrays, grad_scale: float | None = None) -> None:
         """Update every parameter, in place, in one compiled call.
 
         Parameters
         ----------
-        grads : ndarray, sequence, mapping or FlatBuffer
+        *grads : ndarray, sequence, mapping or FlatBuffer
             Gradients in the structure of `params`, with its shapes and dtype. They are read, never written, unless the
             optimizer was made with `zero_grad`. For a FlatBuffer, another of the same layout (`params.like()`), or its
-            `flat` array.
+            `flat` array. Of several, as of several workers, the step takes the sum, added up in their order in the same
+            pass.
         grad_scale : float, optional
             What the gradients were scaled by: they are divided by it first.
 
@@ -199,29 +217,44 @@ class Optimizer:
             If a gradient is not finite and the optimizer was made with `on_nonfinite="raise"`.
         """
         arrays = self._arrays
-        located = arrays.locate(grads, self._options["zero_grad"])
-        if self._plain and grad_scale is None:
-            kernel = self._kernel
-        else:
-            factor = self._gradient_factor(located, grad_scale)
-            if factor is None:
-                self.skipped_steps += 1
-                return
-            self._extra[SCALE] = factor
-            kernel = self._kernel if factor == 1.0 else self._scaling_kernel
-        kernel(
-            arrays.p_at, arrays.g_at, arrays.offsets, self._group_of, self._state, self._table, self.t + 1, self._extra
-        )
+        if len(grads) != 1 or grad_scale is not None or not self._is_plain:
+            self._step_with_care(grads, grad_scale)
+            return
+        located = arrays.locate(grads[0], self._options["zero_grad"])
+        kernel = self._serial_kernel if arrays.nbytes < PARALLEL_BYTES else self._kernel(self._variant)
+        kernel(arrays.segments, self._rows_at, self._table, self.t + 1)
+        del located  # until here it kept alive what lies at the addresses
         self.t += 1
         self._advance()
 
-    def _gradient_factor(self, grads: list[Array], grad_scale: float | None) -> float | None:
+    def _step_with_care(self, grads: tuple[Arrays, ...], grad_scale: float | None) -> None:
+        """A step of several gradients, or one that looks at the gradient's norm first, or scales it."""
+        scale = 1.0 if grad_scale is None else number("grad_scale", grad_scale, "(0, inf)")
+        if not grads:
+            raise TypeError("step needs at least one argument, the gradients")
+        arrays, variant, zeroes = self._arrays, self._variant, self._options["zero_grad"]
+        if len(grads) == 1:
+            table, located = arrays.segments, arrays.locate(grads[0], zeroes)
+        else:
+            table, located = arrays.locate_rows(grads, zeroes)
+            variant = variant._replace(sums=True)
+        factor = self._gradient_factor(table, scale)
+        if factor is None:
+            self.skipped_steps += 1
+            return
+        self._table[EXTRA, SCALE] = factor
+        kernel = self._kernel(variant if factor == 1.0 else variant._replace(scale=True))
+        kernel(table, self._rows_at, self._table, self.t + 1)
+        del located
+        self.t += 1
+        self._advance()
+
+    def _gradient_factor(self, table: Array, scale: float) -> float | None:
         """What to multiply the gradient with: the scale undone, the norm clipped; None if the step is skipped."""
-        scale = 1.0 if grad_scale is None else _positive("grad_scale", grad_scale)
         max_norm, on_nonfinite = self._options["max_norm"], self._options["on_nonfinite"]
         if max_norm is None and on_nonfinite == "ignore":
             return 1.0 / scale
-        norm = gradient_norm(grads, self._arrays.g_at, self._arrays.offsets, self._state, self._runs_parallel)
+        norm = gradient_norm(table, self._arrays.dtype.name, self._arrays.stored, self._runs_parallel)
         if not math.isfinite(norm) and on_nonfinite == "raise":
             raise FloatingPointError("grads must be finite, got infinity or NaN; nothing was changed")
         if not math.isfinite(norm) and on_nonfinite == "skip":
@@ -245,7 +278,7 @@ class Optimizer:
         checked: dict[str, Any] = {}
         for name, value in settings.items():
             if name == "frozen":
-                checked[name] = flag_of(f"groups[{group!r}]['frozen']", value)
+                checked[name] = flag(f"groups[{group!r}]['frozen']", value)
             elif name in self._numbers:
                 checked[name] = self._spec(name).check(f"groups[{group!r}][{name!r}]", value)
             else:
@@ -260,9 +293,11 @@ class Optimizer:
             return
         self._check_change(numbers)
         self._numbers |= numbers
-        rows = [self._numbers, *(self._numbers | group for group in self._groups.values())]
-        self._table = np.array([self._row(k, values) for k, values in enumerate(rows)])
-        options = self._options
+        rows, options = [self._numbers, *(self._numbers | group for group in self._groups.values())], self._options
+        extra = [1.0, options["clip_value"] or math.inf, 1.0 - (options["ema_decay"] or 0.0)]
+        table = [extra, *(self._row(k, values) for k, values in enumerate(rows))]
+        width = max(map(len, table))
+        self._table = np.array([row + [0.0] * (width - len(row)) for row in table])
         kind = "decoupled" if self._is_decoupled else "coupled"
         self._variant = Variant(
             self._rule,
@@ -271,12 +306,12 @@ class Optimizer:
             clip=options["clip_value"] is not None,
             ema=options["ema_decay"] is not None,
             zero_grad=options["zero_grad"],
+            state=options["state_dtype"] or "",
+            grad=self._arrays.stored,
+            copy=options["copy_dtype"] or self._arrays.stored,
         )
-        if options["ema_decay"] is not None:
-            self._extra[EMA] = 1.0 - options["ema_decay"]
-        self._extra[CLIP] = math.inf if options["clip_value"] is None else options["clip_value"]
-        self._plain = options["max_norm"] is None and options["on_nonfinite"] == "ignore"
-        self._serial_kernel = step_kernel(self._variant, False)
+        self._is_plain = options["max_norm"] is None and options["on_nonfinite"] == "ignore"
+        self._serial_kernel = step_kernel(self._variant, self._arrays.dtype.name, False)
 
     def _check_change(self, numbers: Mapping[str, Any]) -> None:
         """Refuse numbers that the rule, chosen when the optimizer was made, has no place for."""
@@ -298,27 +333,51 @@ class Optimizer:
         row[HYPER:] = [parts[name] for name in self._rule.hyper]
         return row
 
-    def _initial_state(self) -> Array:
-        """A row for each state of the rule, zeros, then the average of the parameters."""
-        arrays, with_average = self._arrays, self._options["ema_decay"] is not None
-        count = len(self._rule.states) + with_average
-        width = -(-arrays.size * arrays.dtype.itemsize // 64) * 64 // arrays.dtype.itemsize
-        state = aligned_zeros(count * width, arrays.dtype).reshape(count, width)
-        if with_average and arrays.size:
-            state[-1, : arrays.size] = np.concatenate([array.ravel("K") for array in arrays.arrays])
-        return state
+    def _check_storage(self) -> None:
+        """Refuse types of storage that do not go with the parameters."""
+        for option in ("state_dtype", "copy_dtype"):
+            if self._options[option] is not None and self._arrays.dtype != np.float32:
+                raise ValueError(f"{option} needs float32 parameters, got {self._arrays.dtype}")
+        if self._options["copy_dtype"] is not None and self._arrays.stored:
+            raise ValueError(f"copy_dtype must be None for parameters of {self._arrays.stored}, which are the copy")
+
+    def _initial_state(self) -> dict[str, Array]:
+        """Each state of the rule, zeros; with codes, the scales of each; the average of the parameters."""
+        size, dtype, packed = self._arrays.size, self._arrays.dtype, self._options["state_dtype"]
+        kinds = dict.fromkeys(self._rule.states, dtype)
+        if packed == "bfloat16":
+            kinds = {name: np.dtype(np.uint16) for name in self._rule.states}
+        elif packed == "uint8":
+            kinds = {name: np.dtype(np.uint8) for name in self._rule.states}
+        state = {name: aligned_zeros(size, kind) for name, kind in kinds.items()}
+        if packed == "uint8":
+            state |= {f"{name}_scale": aligned_zeros(size // CODE_BLOCK, dtype) for name in self._rule.states}
+        for name, value in self._initial_values().items():
+            state[name][:] = {"bfloat16": bfloat16_bits(np.array([value], np.float32)), "uint8": 255}.get(packed, value)
+            if packed == "uint8":
+                state[f"{name}_scale"][:] = value / LARGEST_CODE
+        return state if self._options["ema_decay"] is None else state | {"ema": self._arrays.concatenated()}
+
+    def _initial_values(self) -> dict[str, float]:
+        """The states that do not begin as zeros."""
+        return {}
+
+    def _initial_copies(self) -> Any:
+        """Copies of the parameters in `copy_dtype`, in their structure, whose addresses are noted in the table."""
+        if self._options["copy_dtype"] is None:
+            return None
+        arrays, bits = self._arrays, self._options["copy_dtype"] == "bfloat16"
+        with np.errstate(over="ignore"):
+            flat = bfloat16_bits(arrays.concatenated()) if bits else arrays.concatenated().astype(np.float16)
+        arrays.segments[COPY_AT] = flat.ctypes.data + flat.itemsize * arrays.segments[OFFSET]
+        return arrays.structured(flat)
 
     @property
     def _runs_parallel(self) -> bool:
         return self._arrays.nbytes >= PARALLEL_BYTES and may_launch_parallel()
 
-    @property
-    def _kernel(self) -> Callable[..., None]:
-        return step_kernel(self._variant, True) if self._runs_parallel else self._serial_kernel
-
-    @property
-    def _scaling_kernel(self) -> Callable[..., None]:
-        return step_kernel(self._variant._replace(scale=True), self._runs_parallel)
+    def _kernel(self, variant: Variant) -> Callable[..., None]:
+        return step_kernel(variant, self._arrays.dtype.name, self._runs_parallel)
 
     # --- saving and loading -------------------------------------------------------------------------------------------
 
@@ -329,9 +388,14 @@ class Optimizer:
             counters if self._options["on_nonfinite"] == "ignore" else counters | {"skipped_steps": self.skipped_steps}
         )
 
-    def _load_counters(self, state: Mapping[str, Any]) -> None:
-        self.t = state["t"]
-        self.skipped_steps = state.get("skipped_steps", 0)
+    def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a state that is to be loaded."""
+        names = [name for name in ("t", "skipped_steps") if name in state]
+        return {name: count(f"state[{name!r}]", state[name], 0, _MAX_STEPS - 1) for name in names}
+
+    def _load_counters(self, counters: Mapping[str, Any]) -> None:
+        self.t = counters["t"]
+        self.skipped_steps = counters.get("skipped_steps", 0)
 
     def _settings(self) -> dict[str, Any]:
         """Numbers, flags and those options that are not as usual, by their names."""
@@ -371,7 +435,7 @@ class Optimizer:
         if set(state) != {*own, *arrays}:
             raise ValueError(f"state must have the keys {sorted({*own, *arrays})}, got {sorted(map(str, state))}")
         for name, value in self._flags.items():
-            if flag_of(f"state[{name!r}]", state[name]) != value:
+            if flag(f"state[{name!r}]", state[name]) != value:
                 raise ValueError(f"state[{name!r}] must be {value}, as this optimizer was made, got {state[name]}")
         for name in own.keys() & (_USUAL.keys() - {"groups"}):
             if state[name] != own[name]:
@@ -380,11 +444,11 @@ class Optimizer:
                 )
         for name, array in arrays.items():
             _check_array(name, state[name], array)
-        counters = {name: _count(name, state[name]) for name in ("t", "skipped_steps") if name in state}
+        counters = self._checked_counters(state)
         groups = self._checked_groups(state) if "groups" in own else {}
         numbers = {name: self._spec(name).check(name, state[name]) for name in self._numbers}
         self._check_change(numbers)
-        self._load_counters({**state, **counters})
+        self._load_counters(counters)
         self._groups |= groups
         self._set(numbers)
         for name, array in arrays.items():
@@ -392,8 +456,7 @@ class Optimizer:
 
     def _checked_groups(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         given, own = state["groups"], self._settings()["groups"]
-        same = isinstance(given, Mapping) and given.keys() == own.keys()
-        if not same or any(list(given[name]["params"]) != own[name]["params"] for name in own):
+        if _members(given) != _members(own):
             raise ValueError(f"state['groups'] must have the groups of this optimizer, {own!r}, got {given!r}")
         return {name: self._check_overrides(name, _without_params(values)) for name, values in given.items()}
 
@@ -414,7 +477,7 @@ class Optimizer:
 
 _USUAL: dict[str, Any] = {
     "max_norm": None, "clip_value": None, "ema_decay": None, "zero_grad": False, "on_nonfinite": "ignore",
-    "groups": None,
+    "state_dtype": None, "copy_dtype": None, "groups": None,
 }  # fmt: skip
 
 
@@ -426,13 +489,14 @@ def _checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {**_USUAL, **given}
     for name in ("max_norm", "clip_value"):
         if options[name] is not None:
-            options[name] = _positive(name, options[name])
+            options[name] = number(name, options[name], "(0, inf)")
     if options["ema_decay"] is not None:
-        options["ema_decay"] = number_in("ema_decay", options["ema_decay"], 1.0)
-    options["zero_grad"] = flag_of("zero_grad", options["zero_grad"])
-    policies = ("ignore", "skip", "raise")
-    if not isinstance(options["on_nonfinite"], str) or options["on_nonfinite"] not in policies:
-        raise ValueError(f"on_nonfinite must be one of {policies}, got {options['on_nonfinite']!r}")
+        options["ema_decay"] = number("ema_decay", options["ema_decay"], "[0, 1)")
+    options["zero_grad"] = flag("zero_grad", options["zero_grad"])
+    choice("on_nonfinite", options["on_nonfinite"], ("ignore", "skip", "raise"))
+    for name, allowed in (("state_dtype", ("bfloat16", "uint8")), ("copy_dtype", HALF_DTYPES)):
+        if options[name] is not None:
+            choice(name, options[name], allowed)
     if options["groups"] is not None and not isinstance(options["groups"], Mapping):
         raise TypeError(f"groups must be a mapping of names to settings, got {type(options['groups']).__name__}")
     return options
@@ -444,7 +508,7 @@ def _assigned(
     check: Callable[[str, Mapping[str, Any]], dict[str, Any]],
 ) -> tuple[Array, dict[str, dict[str, Any]]]:
     """The row of the table for each segment, and the checked settings of each group. Row 0 is of what has no group."""
-    group_of = np.zeros(max(1, len(segments)), np.int64)
+    group_of = np.zeros(len(segments), np.int64)
     checked: dict[str, dict[str, Any]] = {}
     for row, (group, settings) in enumerate(groups.items(), start=1):
         if not isinstance(settings, Mapping) or "params" not in settings:
@@ -463,43 +527,15 @@ def _assigned(
     return group_of, checked
 
 
+def _members(groups: Any) -> Any:
+    """The parameters of each group, of what should be groups."""
+    if not isinstance(groups, Mapping) or not all(isinstance(values, Mapping) for values in groups.values()):
+        return None
+    return {name: values.get("params") for name, values in groups.items()}
+
+
 def _without_params(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != "params"}
-
-
-def number_in(name: str, value: Any, below: float = math.inf) -> float:
-    """`value` as a float, if it is a number in [0, `below`)."""
-    if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        number = float(value)  # before the comparison: 1 - 10**-30 is below 1, and its float is not
-    except OverflowError:
-        number = math.inf
-    if not 0 <= number < below:
-        raise ValueError(f"{name} must be in [0, {below:g}), got {value!r}")
-    return number
-
-
-def _positive(name: str, value: Any) -> float:
-    number = number_in(name, value)
-    if number == 0:
-        raise ValueError(f"{name} must be greater than 0, got {value!r}")
-    return number
-
-
-def flag_of(name: str, value: Any) -> bool:
-    """`value`, if it is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"state[{name!r}] must be an integer, got {value!r}")
-    if not 0 <= int(value) < _MAX_STEPS:
-        raise ValueError(f"state[{name!r}] must be in [0, 2**63 - 1), got {value}")
-    return int(value)
 
 
 def _check_array(name: str, given: Any, own: Array) -> None:

@@ -50,6 +50,17 @@ def writeable_view(array: NDArray[Any]) -> NDArray[Any]:
     return array_in_memory(array.ctypes.data, array.size, array.dtype, owner=array).reshape(array.shape)
 
 
+def bfloat16_bits(values: NDArray[Any]) -> NDArray[Any]:
+    """The bits, as uint16, of float32 values rounded to bfloat16, to the nearest and the even one of two."""
+    bits = np.where(np.isnan(values), np.float32(np.nan), values).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def bfloat16_values(array: NDArray[Any]) -> NDArray[Any]:
+    """An array of bfloat16, or of their bits, in float32."""
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
 class FlatBuffer(Mapping[str, NDArray[Any]]):
     """One aligned flat array, and a named view of it for each tensor.
 

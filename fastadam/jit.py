@@ -5,16 +5,20 @@ the GIL released, and a disk cache that cannot be stale.
 """
 
 import functools
+import math
 from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from fastadam._cache import KernelCache
-from fastadam.buffers import array_in_memory
+from fastadam.buffers import ALIGNMENT, array_in_memory
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
@@ -62,6 +66,17 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(inline="always", **_FLAGS)(function)
 
 
+def unrolled(head: str, frame: str, part: str, count: int, **names: Any) -> Callable[..., Any]:
+    """A function of one line, `frame`, in which `part` is repeated for k = 0, 1, ...: for tuples of unlike types.
+
+    `names` are what the line may use beside the arguments.
+    """
+    namespace = dict(names)
+    exec(f"def {head}:\n    {frame.format(''.join(part.format(k=k) for k in range(count)))}\n", namespace)
+    function: Callable[..., Any] = namespace[head.partition("(")[0]]
+    return function
+
+
 def taker(first: int, count: int) -> Any:
     """What takes `count` elements of a flat array, from `first` on, as a tuple; both are compiled in."""
     if JIT_DISABLED:
@@ -79,7 +94,37 @@ def taker(first: int, count: int) -> Any:
     return take
 
 
+def stack_array(count: int) -> Any:
+    """What gives a flat array of `count` elements of `like`'s type that lasts as long as the calling function."""
+    if JIT_DISABLED:
+        return lambda like: np.empty(count, like.dtype)
+
+    @intrinsic
+    def allocate(typingctx, like):
+        array = types.Array(like.dtype, 1, "C")
+
+        def codegen(context, builder, signature, arguments):
+            element = context.get_data_type(like.dtype)
+            memory = cgutils.alloca_once(builder, ir.ArrayType(element, count))
+            memory.align = ALIGNMENT
+            result = context.make_array(array)(context, builder)
+            data, itemsize = builder.bitcast(memory, element.as_pointer()), context.get_abi_sizeof(element)
+            shape, strides = ([context.get_constant(types.intp, n)] for n in (count, itemsize))
+            populate_array(result, data, shape, strides, context.get_constant(types.intp, itemsize), None)
+            return result._getvalue()
+
+        return array(like), codegen
+
+    return allocate
+
+
 if JIT_DISABLED:
+    _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
+
+    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with roots as compiled code has them: of the argument's type, and NaN below zero."""
+        own = {name: _MATH_OF_NUMPY if value is math else value for name, value in function.__globals__.items()}
+        return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
 
     def rounded(like: np.ndarray, values: tuple[float, ...]) -> tuple[Any, ...]:
         """The values in the type of the elements of `like`."""
@@ -89,7 +134,14 @@ if JIT_DISABLED:
         """The flat array of `size` elements of `like`'s type that starts at `address`."""
         return array_in_memory(int(address), size, like.dtype)
 
+    def prefetch(array: np.ndarray, i: int) -> None:
+        """Begin to load the cache line of element i."""
+
 else:
+
+    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself."""
+        return function
 
     @intrinsic
     def rounded(typingctx, like, values):
@@ -120,3 +172,17 @@ else:
     def array_at(address, size, like):
         """The flat array of `size` elements of `like`'s type that starts at `address`."""
         return numba.carray(_pointer_at(address, like), size)
+
+    @intrinsic
+    def prefetch(typingctx, array, i):
+        """Begin to load the cache line of element i, to be written soon; the processor goes on at once."""
+
+        def codegen(context, builder, signature, arguments):
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            line = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+            flags = [cgutils.int32_t(flag) for flag in (1, 3, 1)]  # to write, to stay in every cache, data
+            function = ir.FunctionType(ir.VoidType(), [line.type, *(flag.type for flag in flags)])
+            builder.call(builder.module.declare_intrinsic("llvm.prefetch", [line.type], function), [line, *flags])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), codegen

@@ -12,6 +12,12 @@ ema_decay : float, optional
     Keep an exponential moving average of the parameters, `state["ema"]`, in which the old average has this weight.
 zero_grad : bool, default=False
     Leave zeros in the gradients, which must be writeable then.
+state_dtype : {"bfloat16", "uint8"}, optional
+    Store the state of float32 parameters in two bytes a number, or in one and a scale for each block of 512, rounded up
+    and down so that means over steps are exact: large models are bound by memory, and this is less of it.
+    `fastadam.formats` has the details. With "uint8", blocks begin anew with each array: the split into arrays counts.
+copy_dtype : {"float16", "bfloat16"}, optional
+    Write the new parameters once more, in two bytes a number, to `copies`.
 on_nonfinite : {"ignore", "skip", "raise"}, default="ignore"
     What to do with a step whose gradient holds infinity or NaN: make it; change nothing, the step count included, and
     count it in `skipped_steps`; or raise FloatingPointError, with nothing changed. It takes a pass over the gradients.
@@ -21,16 +27,20 @@ groups : mapping of str to mapping, optional
 
 Parameters may be one array, a list or dict of arrays, or a FlatBuffer: writeable float32 or float64 arrays of one
 dtype, of any shapes, each contiguous in C or Fortran order, none overlapping another. They are updated in place. All
-arithmetic is in their dtype. A step gives the same bits on any number of threads and for any split of the same values
-into arrays, and a `step` that raises leaves parameters and state as they were.
+arithmetic is in their dtype. Parameters of float16, or of the bfloat16 that ml_dtypes defines, are the rounded copies
+of float32 masters, which the optimizer keeps; gradients are then of that type too. A step gives the same bits on any
+number of threads and for any split of the same values into arrays, and a `step` that raises leaves parameters and state
+as they were.
 """
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastadam import rules
 from fastadam._arrays import Array, Arrays
+from fastadam._checks import items, number
 from fastadam._optimizer import Betas, Number, Optimizer, Options
-from fastadam.cpu import HYPER
+from fastadam.cpu import EXTRA, HYPER
 
 
 class SGD(Optimizer):
@@ -45,7 +55,7 @@ class SGD(Optimizer):
     momentum : float, default=0.0
         Weight of the buffer of earlier gradients, at least 0.
     dampening : float, default=0.0
-        The gradient enters the buffer times 1 - `dampening`; the first enters whole.
+        The gradient enters the buffer times 1 - `dampening`, which may be any number; the first enters whole.
     weight_decay : float, default=0.0
         `weight_decay * p` is added to the gradient, at least 0.
     nesterov : bool, default=False
@@ -79,7 +89,7 @@ class SGD(Optimizer):
 
     lr = Number("Step size.")
     momentum = Number("Weight of the buffer; whether there is one is fixed when the optimizer is made.")
-    dampening = Number("What the gradient loses on its way into the buffer.")
+    dampening = Number("What the gradient loses on its way into the buffer.", "(-inf, inf)")
     weight_decay = Number("Coupled weight decay.")
 
     def __init__(
@@ -98,7 +108,7 @@ class SGD(Optimizer):
         super().__init__(params, numbers, {"nesterov": nesterov, "maximize": maximize}, options)
 
     def _choose_rule(self) -> rules.Rule:
-        if self._flags["nesterov"] and (self.momentum == 0 or self.dampening > 0):
+        if self._flags["nesterov"] and (self.momentum == 0 or self.dampening != 0):
             raise ValueError(
                 f"nesterov=True needs momentum > 0 and dampening=0, got momentum={self.momentum}, "
                 f"dampening={self.dampening}"
@@ -123,7 +133,7 @@ class RMSprop(Optimizer):
     lr : float, default=1e-2
         Step size, at least 0.
     alpha : float, default=0.99
-        Decay rate of the average of squares, in [0, 1).
+        Decay rate of the average of squares, at least 0.
     eps : float, default=1e-8
         Added to the root, at least 0.
     weight_decay : float, default=0.0
@@ -160,7 +170,7 @@ class RMSprop(Optimizer):
     """
 
     lr = Number("Step size.")
-    alpha = Number("Decay rate of the average of squares.", below=1.0)
+    alpha = Number("Decay rate of the average of squares.")
     eps = Number("Added to the root.")
     weight_decay = Number("Coupled weight decay.")
     momentum = Number("Weight of the buffer; whether there is one is fixed when the optimizer is made.")
@@ -182,6 +192,11 @@ class RMSprop(Optimizer):
         super().__init__(params, numbers, {"centered": centered, "maximize": maximize}, options)
 
     def _choose_rule(self) -> rules.Rule:
+        if self._flags["centered"] and self._options["state_dtype"] is not None:
+            raise ValueError(
+                f"state_dtype must be None with centered=True, got {self._options['state_dtype']!r}: the difference of "
+                "two rounded averages may be negative"
+            )
         if self._flags["centered"]:
             return rules.RMSPROP_CENTERED_MOMENTUM if self.momentum > 0 else rules.RMSPROP_CENTERED
         return rules.RMSPROP_MOMENTUM if self.momentum > 0 else rules.RMSPROP
@@ -261,10 +276,8 @@ class Adagrad(Optimizer):
     def _choose_rule(self) -> rules.Rule:
         return rules.ADAGRAD
 
-    def _initial_state(self) -> Array:
-        state = super()._initial_state()
-        state[0] = self.initial_accumulator_value
-        return state
+    def _initial_values(self) -> dict[str, float]:
+        return {"sum": self.initial_accumulator_value}
 
 
 class Adadelta(Optimizer):
@@ -277,7 +290,7 @@ class Adadelta(Optimizer):
     lr : float, default=1.0
         Step size, at least 0.
     rho : float, default=0.9
-        Decay rate of both averages, in [0, 1).
+        Decay rate of both averages, in [0, 1].
     eps : float, default=1e-6
         Added under both roots, at least 0.
     weight_decay : float, default=0.0
@@ -309,7 +322,7 @@ class Adadelta(Optimizer):
     """
 
     lr = Number("Step size.")
-    rho = Number("Decay rate of both averages.", below=1.0)
+    rho = Number("Decay rate of both averages.", "[0, 1]")
     eps = Number("Added under both roots.")
     weight_decay = Number("Coupled weight decay.")
 
@@ -425,7 +438,7 @@ class Adam(Optimizer):
     @property
     def moments(self) -> dict[str, Array]:
         """The state itself, not a copy: "m", "v" (with AMSGrad also "v_max"), flat over all parameters in order."""
-        return {name: array for name, array in self.state.items() if name != "ema"}
+        return {name: array for name, array in self.state.items() if name in self._rule.states}
 
 
 class AdamW(Adam):
@@ -476,7 +489,7 @@ class AdamW(Adam):
         **options: Unpack[Options],
     ) -> None:
         numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        Optimizer.__init__(self, params, numbers, {"amsgrad": amsgrad, "maximize": maximize}, options)
+        super(Adam, self).__init__(params, numbers, {"amsgrad": amsgrad, "maximize": maximize}, options)
 
     @property
     def _is_decoupled(self) -> bool:
@@ -630,7 +643,7 @@ class NAdam(Optimizer):
 
     def _advance(self) -> None:
         """The products of the momenta, each row of the table with its own."""
-        column = self._table[:, HYPER + rules.NADAM.hyper.index("mu_product")]
+        column = self._table[EXTRA + 1 :, HYPER + rules.NADAM.hyper.index("mu_product")]
         for row, values in enumerate([self._numbers, *(self._numbers | group for group in self._groups.values())]):
             self._mu_products[row] *= rules.nadam_momentum(self.t, values["betas"][0], values["momentum_decay"])
             column[row] = self._mu_products[row]
@@ -638,9 +651,16 @@ class NAdam(Optimizer):
     def _counters(self) -> dict[str, Any]:
         return super()._counters() | {"mu_products": list(self._mu_products)}
 
-    def _load_counters(self, state: Any) -> None:
-        super()._load_counters(state)
-        self._mu_products = [float(product) for product in state["mu_products"]]
+    def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        name, products = "state['mu_products']", items("state['mu_products']", state["mu_products"])
+        if len(products) != len(self._mu_products):
+            raise ValueError(f"{name} must have {len(self._mu_products)} numbers, got {products!r}")
+        checked = [number(f"{name}[{k}]", product, "[0, 1]") for k, product in enumerate(products)]
+        return super()._checked_counters(state) | {"mu_products": checked}
+
+    def _load_counters(self, counters: Mapping[str, Any]) -> None:
+        super()._load_counters(counters)
+        self._mu_products = counters["mu_products"]
 
 
 class RAdam(Optimizer):

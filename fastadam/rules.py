@@ -26,6 +26,8 @@ class Rule(NamedTuple):
     """What each element has beside its parameter; zeros before the first step."""
     hyper: tuple[str, ...]
     """The hyper-parameters, in the order in which `scalars` takes them."""
+    positive: tuple[str, ...] = ()
+    """Those states that are never negative, as sums of squares are."""
     cached: bool = True
     """Whether its compiled form may be kept on disk: not that of a user's own rule, whose source no cache knows."""
 
@@ -140,7 +142,7 @@ def amsgrad(p, g, m, v, v_max, step_size, inv_sqrt_c2, beta1, one_minus_beta1, b
     """AMSGrad (Reddi et al. 2018) in PyTorch's form: `v_max` is the maximum of the raw, uncorrected `v`."""
     m = beta1 * m + one_minus_beta1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    v_max = max(v_max, v)
+    v_max = max(v, v_max)  # in this order NaN stays: it is v that is NaN first, and `max` keeps its first argument then
     p = p - step_size * m / (math.sqrt(v_max) * inv_sqrt_c2 + eps)
     return p, m, v, v_max
 
@@ -165,7 +167,8 @@ def adam_hat_scalars(t, lr, beta1, beta2, eps):
 def adamax(p, g, exp_avg, exp_inf, step_size, beta1, one_minus_beta1, beta2, eps):
     """Adamax (Kingma & Ba 2015, algorithm 2): the infinity norm in place of the second moment."""
     exp_avg = beta1 * exp_avg + one_minus_beta1 * g
-    exp_inf = max(beta2 * exp_inf, abs(g) + eps)
+    decayed, size = beta2 * exp_inf, abs(g) + eps
+    exp_inf = size if size > decayed or size != size else decayed  # NaN from either side stays, which no `max` does
     return p - step_size * exp_avg / exp_inf, exp_avg, exp_inf
 
 
@@ -261,27 +264,32 @@ _RMSPROP = ("lr", "alpha", "eps")
 SGD = Rule("sgd", sgd, sgd_scalars, (), ("lr",))
 MOMENTUM = Rule("momentum", momentum, momentum_scalars, ("momentum_buffer",), ("lr", "momentum", "dampening"))
 NESTEROV = MOMENTUM._replace(name="nesterov", update=nesterov)
-RMSPROP = Rule("rmsprop", rmsprop, rmsprop_scalars, ("square_avg",), _RMSPROP)
+RMSPROP = Rule("rmsprop", rmsprop, rmsprop_scalars, ("square_avg",), _RMSPROP, positive=("square_avg",))
 RMSPROP_CENTERED = Rule(
-    "rmsprop_centered", rmsprop_centered, rmsprop_scalars, ("square_avg", "grad_avg"), _RMSPROP
+    "rmsprop_centered", rmsprop_centered, rmsprop_scalars, ("square_avg", "grad_avg"), _RMSPROP,
+    positive=("square_avg",),
 )  # fmt: skip
 RMSPROP_MOMENTUM = Rule(
     "rmsprop_momentum", rmsprop_momentum, rmsprop_momentum_scalars,
-    ("square_avg", "momentum_buffer"), (*_RMSPROP, "momentum"),
+    ("square_avg", "momentum_buffer"), (*_RMSPROP, "momentum"), positive=("square_avg",),
 )  # fmt: skip
 RMSPROP_CENTERED_MOMENTUM = Rule(
     "rmsprop_centered_momentum", rmsprop_centered_momentum, rmsprop_momentum_scalars,
-    ("square_avg", "grad_avg", "momentum_buffer"), (*_RMSPROP, "momentum"),
+    ("square_avg", "grad_avg", "momentum_buffer"), (*_RMSPROP, "momentum"), positive=("square_avg",),
 )  # fmt: skip
-ADAGRAD = Rule("adagrad", adagrad, adagrad_scalars, ("sum",), ("lr", "lr_decay", "eps"))
-ADADELTA = Rule("adadelta", adadelta, adadelta_scalars, ("square_avg", "acc_delta"), ("lr", "rho", "eps"))
-ADAM = Rule("adam", adam, adam_scalars, ("m", "v"), _BETAS)
-AMSGRAD = Rule("amsgrad", amsgrad, adam_scalars, ("m", "v", "v_max"), _BETAS)
+ADAGRAD = Rule("adagrad", adagrad, adagrad_scalars, ("sum",), ("lr", "lr_decay", "eps"), positive=("sum",))
+ADADELTA = Rule(
+    "adadelta", adadelta, adadelta_scalars, ("square_avg", "acc_delta"), ("lr", "rho", "eps"),
+    positive=("square_avg", "acc_delta"),
+)  # fmt: skip
+ADAM = Rule("adam", adam, adam_scalars, ("m", "v"), _BETAS, positive=("v",))
+AMSGRAD = Rule("amsgrad", amsgrad, adam_scalars, ("m", "v", "v_max"), _BETAS, positive=("v", "v_max"))
 ADAM_HAT = ADAM._replace(name="adam_hat", scalars=adam_hat_scalars)
 AMSGRAD_HAT = AMSGRAD._replace(name="amsgrad_hat", scalars=adam_hat_scalars)
-ADAMAX = Rule("adamax", adamax, adamax_scalars, ("exp_avg", "exp_inf"), _BETAS)
+ADAMAX = Rule("adamax", adamax, adamax_scalars, ("exp_avg", "exp_inf"), _BETAS, positive=("exp_inf",))
 NADAM = Rule(
-    "nadam", nadam, nadam_scalars, ("exp_avg", "exp_avg_sq"), (*_BETAS, "momentum_decay", "mu_product")
+    "nadam", nadam, nadam_scalars, ("exp_avg", "exp_avg_sq"), (*_BETAS, "momentum_decay", "mu_product"),
+    positive=("exp_avg_sq",),
 )  # fmt: skip
-RADAM = Rule("radam", radam, radam_scalars, ("exp_avg", "exp_avg_sq"), _BETAS)
+RADAM = Rule("radam", radam, radam_scalars, ("exp_avg", "exp_avg_sq"), _BETAS, positive=("exp_avg_sq",))
 LION = Rule("lion", lion, lion_scalars, ("exp_avg",), ("lr", "beta1", "beta2"))

@@ -37,9 +37,11 @@ class MachineCode:
         return [instruction.split()[0] for instruction in self.instructions]
 
 
-def compiled(kernel, arguments, architecture, **options) -> MachineCode:
+def compiled(kernel, arguments, architecture, *, fastmath=False, max_registers=None) -> MachineCode:
     """Compile a kernel for an architecture, from Python to machine code."""
-    cubin = linked(_ltoir(kernel, arguments, ARCHITECTURES[architecture]), architecture, **options)
+    bounds = getattr(kernel, "targetoptions", {}).get("launch_bounds") if max_registers is None else None
+    code = _ltoir(kernel, arguments, ARCHITECTURES[architecture], fastmath, bounds)
+    cubin = linked(code, architecture, fastmath, max_registers)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -51,18 +53,18 @@ def compiled(kernel, arguments, architecture, **options) -> MachineCode:
     return MachineCode(found["REG"], found["STACK"], found["SHARED"], spills, code)
 
 
-def _ltoir(kernel, arguments, capability) -> bytes:
+def _ltoir(kernel, arguments, capability, fastmath, bounds) -> bytes:
     function = getattr(kernel, "py_func", kernel)
     signature = types.void(*arguments)
-    options = {"device": False, "abi": "numba", "cc": capability, "output": "ltoir"}
-    bounds = getattr(kernel, "targetoptions", {}).get("launch_bounds")
-    code, _ = compiler.compile(function, signature, launch_bounds=bounds, **options)
-    return code
+    options = {"device": False, "abi": "numba", "cc": capability, "output": "ltoir", "fastmath": fastmath}
+    return compiler.compile(function, signature, launch_bounds=bounds, **options)[0]
 
 
-def linked(code: bytes, architecture: str, max_registers: int | None = None) -> bytes:
+def linked(code: bytes, architecture: str, fastmath: bool, max_registers: int | None) -> bytes:
     """What nvJitLink makes of LTO-IR: a cubin."""
     options = ["-lto", f"-arch={architecture}"]
+    if fastmath:
+        options += ["-prec-div=0", "-prec-sqrt=0", "-ftz=1"]
     if max_registers is not None:
         options.append(f"-maxrregcount={max_registers}")
     handle = nvjitlink.create(len(options), options)

@@ -33,6 +33,10 @@ class Adam:
         self.decoupled_weight_decay, self.amsgrad = decoupled_weight_decay, amsgrad
         self.maximize, self.epsilon_hat = maximize, epsilon_hat
 
+    @property
+    def state(self):
+        return {"m": self.m, "v": self.v} | ({"v_max": self.v_max} if self.amsgrad else {})
+
     def step(self, g):
         with np.errstate(all="ignore"):
             self._step(np.asarray(g))
@@ -66,10 +70,6 @@ class AdamW(Adam):
     def __init__(self, p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *, maximize=False):
         options = {"decoupled_weight_decay": True, "amsgrad": amsgrad, "maximize": maximize}
         super().__init__(p, lr, betas, eps, weight_decay, **options)
-
-    @property
-    def state(self):
-        return {"m": self.m, "v": self.v} | ({"v_max": self.v_max} if self.amsgrad else {})
 
 
 class _Rule:
@@ -108,7 +108,7 @@ class _Rule:
 
 @dataclass
 class SGD(_Rule):
-    """Sutskever et al. 2013, with PyTorch's momentum: the rate multiplies the buffer, which starts as the gradient."""
+    """Sutskever et al. 2013, with PyTorch's momentum: the rate multiplies the buffer, the first gradient is whole."""
 
     p: np.ndarray
     lr: float = 1e-3
@@ -126,7 +126,7 @@ class SGD(_Rule):
     def change(self, g, state, rounded):
         if self.momentum:
             old, momentum = state["momentum_buffer"], rounded(self.momentum)
-            new = np.copy(g) if self.t == 1 else momentum * old + rounded(1 - self.dampening) * g
+            new = momentum * old + rounded(1 if self.t == 1 else 1 - self.dampening) * g  # no -0 in the first, unlike g
             state["momentum_buffer"] = new
             g = g + momentum * new if self.nesterov else new
         return [rounded(self.lr) * g]
@@ -302,6 +302,37 @@ class Lion(_Rule):
         direction = np.sign(self.average(state["exp_avg"], g, beta1, rounded))
         state["exp_avg"] = self.average(state["exp_avg"], g, beta2, rounded)
         return [rounded(self.lr) * direction]
+
+
+class RowAdam:
+    """Lazy Adam, row by row: Kingma & Ba 2015, end of section 2, with one step count for all rows. `p` is replaced.
+
+    With `catch_up`, the decay rates of a row are raised to the power of the steps since it was updated.
+    """
+
+    def __init__(self, p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, *, maximize=False, catch_up=False):
+        self.p = np.array(p)
+        self.m, self.v = np.zeros_like(self.p), np.zeros_like(self.p)
+        self.last_step = np.zeros(len(self.p), np.int64)
+        self.t, self.lr, self.betas, self.eps, self.maximize, self.catch_up = 0, lr, betas, eps, maximize, catch_up
+
+    def step(self, rows, grads):
+        self.t += 1
+        totals = {}
+        for row, g in zip(rows, grads, strict=True):
+            totals[int(row)] = totals[int(row)] + g if int(row) in totals else g
+        with np.errstate(all="ignore"):
+            for row, g in totals.items():
+                self._update(row, -g if self.maximize else g)
+
+    def _update(self, row, g):
+        rounded, (beta1, beta2) = self.p.dtype.type, self.betas
+        alpha = self.lr * math.sqrt(1.0 - beta2**self.t) / (1.0 - beta1**self.t)
+        steps = self.t - int(self.last_step[row]) if self.catch_up else 1
+        self.m[row] = rounded(beta1**steps) * self.m[row] + rounded(1.0 - beta1) * g
+        self.v[row] = rounded(beta2**steps) * self.v[row] + rounded(1.0 - beta2) * (g * g)
+        self.p[row] = self.p[row] - rounded(alpha) * self.m[row] / (np.sqrt(self.v[row]) + rounded(self.eps))
+        self.last_step[row] = self.t
 
 
 def start(n, dtype):

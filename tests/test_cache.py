@@ -21,8 +21,15 @@ from fastadam.optimizers import Adam
 from fastadam import rules
 from fastadam.cpu import Variant, step_kernel
 Adam(p := np.ones(3), 0.5).step(np.ones(3))
-hits = sum(step_kernel(Variant(rules.ADAM), False).stats.cache_hits.values())
+hits = sum(step_kernel(Variant(rules.ADAM), "float64", False).stats.cache_hits.values())
 print(f"{p[0]:.3f}", "cached" if hits else "compiled")
+"""
+ADAGRAD = """
+import numpy as np
+from fastadam.optimizers import Adagrad
+for options in {}:
+    Adagrad(p := np.full(3, 10.0), 0.5, **options).step(-np.ones(3))
+    print(f"{{p[0]:.3f}}")
 """
 RULE, CHANGED_RULE = "p = p - step_size * m / (math.sqrt(v)", "p = p + step_size * m / (math.sqrt(v)"
 
@@ -222,3 +229,25 @@ def test_without_a_home_nothing_is_written_to_the_working_directory(tmp_path, mo
     directory = _cache.cache_directory.__wrapped__()
     assert directory is None or not directory.is_relative_to(tmp_path)
     assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_kernels_that_two_processes_compiled_are_told_apart_in_a_third(installation, order):
+    both = [{"maximize": True}, {"weight_decay": 0.5}, {}][::order]
+    alone = [run(installation, ADAGRAD.format([options])) for options in both]
+    assert alone == ["9.500", "9.500", "10.500"][::order]
+    assert run(installation, ADAGRAD.format(both)).split() == alone
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_numbers_its_functions_apart(installation):
+    code = """
+import os
+from numba.core.bytecode import FunctionIdentity
+import fastadam._cache
+if child := os.fork():
+    os.waitpid(child, 0)
+print(next(FunctionIdentity._unique_ids))
+"""
+    first, second = run(installation, code).split()
+    assert abs(int(first) - int(second)) > 2**20

@@ -17,14 +17,10 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
 from cuda_arrays import FakeDeviceArray, RequiresGrad  # noqa: E402
 from test_family import EVERYTHING, GRID  # noqa: E402
 
-import fastadam  # noqa: E402
-from fastadam import SGD, Adam, AdamW, NAdam, rules  # noqa: E402
-from fastadam.cpu import Variant  # noqa: E402
+from fastadam import SGD, Adam, AdamW, NAdam, optimizer  # noqa: E402
 from fastadam.cuda.jit import THREADS, to_bfloat16  # noqa: E402
-from fastadam.cuda.launch import Segments, StepMemory  # noqa: E402
 from fastadam.cuda.optimizer import OnDevice  # noqa: E402
 from fastadam.cuda.step import chunk_size  # noqa: E402
-from fastadam.custom import optimizer  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 
@@ -237,22 +233,32 @@ def test_several_gradients_are_summed(shift, dtype, options):
 
 @pytest.mark.parametrize("form", ["float16", "bfloat16"])
 @pytest.mark.parametrize("shift", [0, 1])
-def test_a_copy_in_two_bytes(form, shift):
-    p, cycle = on_device(naive.start(N, np.float32) * np.float32(1e3), shift=shift), naive.gradients(N, np.float32)
-    segments = Segments([p.host.ctypes.data], [N], [0, 96], [0])
-    work = StepMemory(Variant(rules.SGD), np.dtype(np.float32), segments, 1)
-    bits = fastadam.buffers.aligned_zeros(96, np.float32).view(np.uint16)
-    work.set_copies([bits.ctypes.data], form)
-    work.configure(np.array([[1.0, math.inf, 0.0, math.inf, 0.0], [0.0, 1.0, 0.5, 0.0, 0.0]]))
-    g = on_device(cycle[0])
-    work.step(np.array([[g.host.ctypes.data]]), 0, measures=False)
-    if form == "float16":
-        expected = p.host.astype(np.float16).view(np.uint16)
-    else:
-        wide = p.host.view(np.uint32).astype(np.uint64)
-        expected = ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype(np.uint16)
-    assert_same_bits(bits[:N].view(np.float16), expected.view(np.float16))
-    assert not bits[N:].any()
+def test_copies_in_two_bytes(form, shift):
+    sizes = [N, 0, 9]
+    parts = np.split(naive.start(sum(sizes), np.float32) * np.float32(1e3), np.cumsum(sizes)[:-1])
+    params = {name: on_device(part, shift=shift) for name, part in zip("abc", parts, strict=True)}
+    made = Adam(params, lr=10.0, copy_dtype=form)
+
+    def assert_rounded():
+        for name, p in params.items():
+            wide = p.host.view(np.uint32).astype(np.uint64)
+            bits = ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype(np.uint16)
+            copied = made.copies[name].copy_to_host()
+            assert_same_bits(copied, p.host.astype(np.float16) if form == "float16" else bits)
+
+    assert_rounded()
+    for g in naive.gradients(sum(sizes), np.float32)[:STEPS]:
+        grads = np.split(g, np.cumsum(sizes)[:-1])
+        made.step({name: on_device(part) for name, part in zip("abc", grads, strict=True)})
+        assert_rounded()
+    assert Adam(on_device(np.ones(3))).copies is None
+
+
+def test_storage_that_a_device_does_not_have():
+    with pytest.raises(ValueError, match="state_dtype must be None for arrays on a device, got 'bfloat16'"):
+        Adam(on_device(np.ones(3, np.float32)), state_dtype="bfloat16")
+    with pytest.raises(ValueError, match="copy_dtype needs float32 parameters, got float64"):
+        Adam(on_device(np.ones(3)), copy_dtype="float16")
 
 
 @pytest.mark.parametrize(("value", "bits"), [(1.0, 0x3F80), (-2.0, 0xC000), (np.inf, 0x7F80), (3.4e38, 0x7F80), (0.0, 0)])

@@ -184,7 +184,7 @@ class DeviceArrays:
         if names != self.names and set(names) == set(self.names):  # a dict in another order
             names, arrays = self.names, [arrays[names.index(name)] for name in self.names]
         if names != self.names:
-            raise _structure_error(self.names, names)
+            raise _structure_error("grads", self.names, names)
         for name, array, param in zip(names, arrays, self.arrays, strict=True):
             self._check_gradient(label("grads", name), array, param, writeable)
         return [array.address for array in arrays], arrays

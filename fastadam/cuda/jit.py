@@ -6,7 +6,9 @@ access of 128 bits has to be asked for in any case. Under Numba's simulator each
 
 import functools
 import importlib.util
+import math
 from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +64,25 @@ def written(source: str, **names: Any) -> Any:
     namespace = {"__name__": __name__, **names}
     exec(source, namespace)
     return device(namespace["function"])
+
+
+def scalar_rule(function: Callable[..., Any]) -> Any:
+    """A rule, compiled, with what it calls as compiled on the CPU.
+
+    CUDA's own maximum drops NaN, where Python's keeps its first argument; and under the simulator the root of a float32
+    would be a float64, and that of a negative number an error.
+    """
+    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else {"max": _maximum}
+    own = function.__globals__ | replaced
+    return device(FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__))
+
+
+_MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
+
+
+@device
+def _maximum(a, b):
+    return b if b > a else a
 
 
 class Memory(NamedTuple):

@@ -149,7 +149,7 @@ class StepMemory:
 
     def __init__(self, variant: Variant, dtype: np.dtype[Any], segments: Segments, groups: int) -> None:
         require_device()
-        self.variant, self.dtype, self.copy_form = variant, dtype, ""
+        self.variant, self.dtype = variant, dtype
         self._groups, count = groups, len(segments.addresses)
         self._table = np.zeros((count + 1, COLUMNS), np.int64)
         chunks = [-(-size // chunk_size(dtype.name)) for size in segments.sizes]
@@ -192,9 +192,14 @@ class StepMemory:
         rows: Array = self.state.copy_to_host()
         return rows
 
-    def set_copies(self, addresses: Sequence[int], form: str) -> None:
-        """Have each step write the parameters once more, as "float16" or "bfloat16"."""
-        self.copy_form = form
+    def set_copies(self, addresses: Sequence[int]) -> None:
+        """Say where the parameters are written once more, if the variant does that, and write them there now."""
+        for k, address in enumerate(addresses):
+            size = int(self._table[k, SIZE])
+            if size:
+                blocks = min(self._most_blocks, -(-size // THREADS))
+                rounded = copy_kernel(self.dtype.name, self.variant.copy)
+                rounded[blocks, THREADS](int(self._table[k, P_AT]), address, size)
         self._table[:-1, COPY_AT] = addresses
         self._segments.write(self._table, 0)
 
@@ -248,7 +253,7 @@ class StepMemory:
         )  # fmt: skip
         if raises and self.counters[NONFINITE]:
             return False
-        form = Pass(self.variant, self.dtype.name, rows > 1, self.copy_form)
+        form = Pass(self.variant._replace(sums=rows > 1), self.dtype.name)
         if self.chunks:
             self._launch(step_kernel(form), self.chunks, stream, *where, address_of(self.state), self.width, numbers_at)
         return True

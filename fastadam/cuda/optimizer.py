@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastadam._optimizer import Optimizer, _assigned, _checked_options, _positive, flag_of
+from fastadam._checks import flag, number
+from fastadam._optimizer import Optimizer, _assigned, _checked_options
 from fastadam.cpu import Variant
 from fastadam.cuda.arrays import DeviceArrays, stream_of
 from fastadam.cuda.jit import require_device
@@ -25,17 +26,17 @@ class OnDevice(Optimizer):
     def __init__(
         self, params: Any, numbers: Mapping[str, Any], flags: Mapping[str, Any], options: Mapping[str, Any]
     ) -> None:
-        self._flags = {name: flag_of(name, value) for name, value in flags.items()}
+        self._flags = {name: flag(name, value) for name, value in flags.items()}
         self._numbers = {name: self._spec(name).check(name, value) for name, value in numbers.items()}
         self._options = _checked_options(options)
-        if self._options.get("state_dtype") is not None:
+        if self._options["state_dtype"] is not None:
             raise ValueError(f"state_dtype must be None for arrays on a device, got {self._options['state_dtype']!r}")
         self._device_arrays = arrays = DeviceArrays(params)
         self._arrays = arrays  # type: ignore[assignment]
         groups = self._options["groups"] or {}
         group_of, self._groups = _assigned(groups, arrays.names, self._check_overrides)
         self._rule = self._choose_rule()
-        if self._options.get("copy_dtype") is not None and arrays.dtype != np.float32:
+        if self._options["copy_dtype"] is not None and arrays.dtype != np.float32:
             raise ValueError(f"copy_dtype needs float32 parameters, got {arrays.dtype}")
         require_device()
         with on_current(arrays.device):
@@ -46,30 +47,25 @@ class OnDevice(Optimizer):
 
     def _make_memory(self, group_of: Any) -> None:
         arrays, states = self._device_arrays, self._rule.states
-        variant = Variant(self._rule, ema=self._options["ema_decay"] is not None)
+        variant = Variant(self._rule, ema=self._options["ema_decay"] is not None, copy=self._options["copy_dtype"] or "")
         addresses, sizes = [array.address for array in arrays.arrays], [array.size for array in arrays.arrays]
         segments = Segments(addresses, sizes, arrays.state_at.tolist(), group_of)
         self._memory = memory = StepMemory(variant, arrays.dtype, segments, 1 + len(self._groups))
-        for name, value in self._starting_values().items():
+        for name, value in self._initial_values().items():
             memory.fill(states.index(name) * memory.width, memory.width, value)
         if variant.ema:
             for array, start in zip(arrays.arrays, arrays.state_at, strict=False):
                 memory.copy(array.address, len(states) * memory.width + int(start), array.size)
         self._copies = self._make_copies()
 
-    def _starting_values(self) -> dict[str, float]:
-        """The states that do not begin as zeros."""
-        value = self._numbers.get("initial_accumulator_value", 0.0)
-        return {self._rule.states[0]: value} if value else {}
-
     def _make_copies(self) -> Any:
-        form = self._options.get("copy_dtype")
+        form = self._options["copy_dtype"]
         if form is None:
             return None
         arrays = self._device_arrays
         flat = allocated(max(1, int(arrays.state_at[-1])), np.float16 if form == "float16" else np.uint16, "the copies")
         starts = [address_of(flat) + 2 * int(start) for start in arrays.state_at[:-1]]
-        self._memory.set_copies(starts, form)
+        self._memory.set_copies(starts)
         parts = [
             flat[start : start + array.size].reshape(*array.shape)
             for start, array in zip(arrays.state_at, arrays.arrays, strict=False)
@@ -109,7 +105,7 @@ class OnDevice(Optimizer):
         """
         if not grads:
             raise TypeError("step needs at least one argument, the gradients")
-        scale = 1.0 if grad_scale is None else _positive("grad_scale", grad_scale)
+        scale = 1.0 if grad_scale is None else number("grad_scale", grad_scale, "(0, inf)")
         located = [self._device_arrays.locate(rows, self._options["zero_grad"]) for rows in grads]
         gradients = np.array([addresses for addresses, _ in located], np.int64)
         launched_on = stream_of(stream, [array for _, arrays in located for array in arrays])
@@ -142,6 +138,7 @@ class OnDevice(Optimizer):
             clip=options["clip_value"] is not None,
             ema=options["ema_decay"] is not None,
             zero_grad=options["zero_grad"],
+            copy=options["copy_dtype"] or "",
         )
         with on_current(self._device_arrays.device):
             self._memory.configure(self._settings_table())

@@ -20,7 +20,19 @@ import numpy as np
 
 from fastadam import rules
 from fastadam.cpu import CLIP, EMA, HYPER, SCALE, Variant, preparation
-from fastadam.cuda.jit import THREADS, VECTOR_BYTES, cuda, device, kernel, loader, memory, to_bfloat16, to_float16, written
+from fastadam.cuda.jit import (
+    THREADS,
+    VECTOR_BYTES,
+    cuda,
+    device,
+    kernel,
+    loader,
+    memory,
+    scalar_rule,
+    to_bfloat16,
+    to_float16,
+    written,
+)
 
 UNROLL = 2
 """Vectors of each array that a thread loads before it stores: enough bytes on their way to fill the memory's latency."""
@@ -44,6 +56,9 @@ SCALARS = EXTRA + 3
 T, SKIPPED, NONFINITE = range(3)
 COUNTERS = 3
 
+SHARED = 2 * THREADS
+"""Elements of a block's own memory in which it sums: two a thread."""
+
 NORM_CHUNKS = 16
 """Chunks whose squares are summed together: a block of fixed size, so that no number depends on the device."""
 
@@ -52,14 +67,10 @@ _LARGE, _SMALLER = 2.0**490, 2.0**-600
 
 
 class Pass(NamedTuple):
-    """What is compiled into a kernel: the variant of the CPU's, and what is the device's own."""
+    """What is compiled into a kernel."""
 
     variant: Variant
     dtype: str = "float32"
-    sums: bool = False
-    """Sum several rows of gradients."""
-    copy: str = ""
-    """Write the new parameters once more, as "float16" or "bfloat16"."""
 
     @property
     def rows(self) -> int:
@@ -89,7 +100,7 @@ def chunk_size(dtype: str) -> int:
 def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
     """What a step does to an element: returns the parameter and its state, from these and a group's numbers."""
     variant = form.variant
-    states, prepare, update = len(variant.rule.states), preparation(variant, device), device(variant.rule.update)
+    states, prepare, update = len(variant.rule.states), preparation(variant, device), scalar_rule(variant.rule.update)
     average = device(rules.ema)
 
     if not variant.rule.states:
@@ -205,7 +216,7 @@ def whole_chunk(form: Pass) -> Callable[..., None]:
 
         lines += [f"store(p + at{u}, ({vector(0)}))"]
         lines += [f"store(state + {r} * row_bytes + {u * apart}, ({vector(r + 1)}))" for r in rows]
-        if form.copy:
+        if form.variant.copy:
             rounded = ", ".join(f"round(n{u}_{lane}[0])" for lane in lanes)
             lines += [f"store_copy(copy + at{u} // 2, ({rounded}))"]
         if form.variant.zero_grad:
@@ -214,11 +225,11 @@ def whole_chunk(form: Pass) -> Callable[..., None]:
         "\n    ".join(lines) + "\n",
         load=memory_of.load_vector,
         store=memory_of.store_vector,
-        gradient=gradient_loaders(form.dtype, form.sums)[1],
+        gradient=gradient_loaders(form.dtype, form.variant.sums)[1],
         element=element(form),
         zero=gradient_zeroing(form.dtype)[1],
         store_copy=memory("uint16").store_vector,
-        round=_rounding(form),
+        round=_ROUNDINGS[form.variant.copy],
     )
 
 
@@ -231,7 +242,7 @@ def single_element(form: Pass) -> Callable[..., None]:
     lines += ["g = gradient(gradients, k_rows, count, k, offset)"]
     lines += [f"new = element(load(p + offset), g, ({state}), numbers)", "store(p + offset, new[0])"]
     lines += [f"store(state + {r} * row_bytes, new[{r + 1}])" for r in rows]
-    if form.copy:
+    if form.variant.copy:
         lines += ["store_copy(copy + offset // 2, round(new[0]))"]
     if form.variant.zero_grad:
         lines += ["zero(gradients, k_rows, count, k, offset)"]
@@ -239,18 +250,15 @@ def single_element(form: Pass) -> Callable[..., None]:
         "\n    ".join(lines) + "\n",
         load=memory_of.load,
         store=memory_of.store,
-        gradient=gradient_loaders(form.dtype, form.sums)[0],
+        gradient=gradient_loaders(form.dtype, form.variant.sums)[0],
         element=element(form),
         zero=gradient_zeroing(form.dtype)[0],
         store_copy=memory("uint16").store,
-        round=_rounding(form),
+        round=_ROUNDINGS[form.variant.copy],
     )
 
 
-def _rounding(form: Pass) -> Callable[[Any], Any]:
-    if form.copy and form.dtype != "float32":
-        raise ValueError(f"a copy in {form.copy} needs float32 parameters, got {form.dtype}")
-    return to_bfloat16 if form.copy == "bfloat16" else to_float16
+_ROUNDINGS = {"": None, "float16": to_float16, "bfloat16": to_bfloat16}
 
 
 # --- all chunks ---------------------------------------------------------------------------------------------------------
@@ -284,7 +292,7 @@ def step_kernel(form: Pass) -> Any:
     addresses of segments for each of `rows`; the state and the elements from one row of it to the next; each group's
     numbers.
     """
-    whole, single, bits = whole_chunk(form), single_element(form), alignment(form.sums)
+    whole, single, bits = whole_chunk(form), single_element(form), alignment(form.variant.sums)
     load_numbers, row_size = loader(form.dtype, form.row_size), form.row_size
     itemsize, chunk_elements = memory(form.dtype).itemsize, chunk_size(form.dtype)
     zero = np.dtype(form.dtype).type(0)
@@ -345,7 +353,7 @@ def norm_kernel(dtype: str, sums: bool) -> Any:
 
     @kernel
     def measure(segments, count, gradients, rows, sums_at):
-        shared = cuda.shared.array(2 * THREADS, np.float64)
+        shared = cuda.shared.array(SHARED, np.float64)
         thread, task = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
         chunks = _entry(segments, count, FIRST)
         while task * NORM_CHUNKS < chunks:
@@ -430,7 +438,7 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
 
     @kernel
     def advance(settings, settings_width, groups, counters, carried, sums_at, n_sums, numbers_at):
-        shared = cuda.shared.array(2 * THREADS, np.float64)
+        shared = cuda.shared.array(SHARED, np.float64)
         thread = np.int64(cuda.threadIdx.x)
         factor, go = 1.0 / load(settings + WORD * GRAD_SCALE), 1.0
         if measures:
@@ -490,17 +498,19 @@ def fill_kernel(dtype: str) -> Any:
 
 
 @functools.cache
-def copy_kernel(dtype: str) -> Any:
-    """Copy so many elements from one address to another."""
-    load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
+def copy_kernel(dtype: str, form: str = "") -> Any:
+    """Copy so many elements from one address to another, as they are, or as "float16" or "bfloat16"."""
+    load, stored = memory(dtype).load, memory("uint16" if form else dtype)
+    store, itemsize, stored_size = stored.store, memory(dtype).itemsize, stored.itemsize
+    convert = _ROUNDINGS[form] if form else device(_itself)
 
     @kernel
     def copy(source, address, size):
         for i in range(np.int64(cuda.grid(1)), size, np.int64(cuda.gridsize(1))):
-            store(address + i * itemsize, load(source + i * itemsize))
+            store(address + i * stored_size, convert(load(source + i * itemsize)))
 
     return copy
 
 
-assert (SCALE, CLIP, EMA) == (0, 1, 2)
-assert HYPER == 2
+def _itself(x):
+    return x
