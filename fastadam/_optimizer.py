@@ -4,15 +4,16 @@ A subclass names its numbers and flags and chooses a rule of `rules.py`; all els
 one row a group of parameters, that the kernel reads: no change of a value compiles anything.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 
 from fastadam import rules
-from fastadam._arrays import COPY_AT, GROUP, HALF_DTYPES, OFFSET, Array, Arrays, ParameterArrays, label
+from fastadam._arrays import COPY_AT, GROUP, HALF_DTYPES, OFFSET, Array, Arrays, ParameterArrays, label, on_device
 from fastadam._checks import choice, count, flag, items, number
 from fastadam._threads import may_launch_parallel
 from fastadam.buffers import aligned_zeros, bfloat16_bits
@@ -103,6 +104,12 @@ class Optimizer:
     skipped_steps : int
         Steps that `on_nonfinite="skip"` has skipped.
     """
+
+    def __new__(cls, params: Any = None, *arguments: Any, **settings: Any) -> Self:
+        """For arrays on a CUDA device, the subclass that is made for them: loaded here, as it needs an extra."""
+        if on_device(params):
+            cls = importlib.import_module("fastadam.cuda.optimizer").class_on_device(cls)
+        return super().__new__(cls)
 
     def __init__(
         self, params: Arrays, numbers: Mapping[str, Any], flags: Mapping[str, Any], options: Mapping[str, Any]

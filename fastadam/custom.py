@@ -232,7 +232,7 @@ def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
         if missing:
             raise TypeError(f"{name} needs the hyper-parameter {missing[0]!r}, which has no default")
         numbers = {key: given[key] for key in rule.hyper} | {"weight_decay": weight_decay}
-        Optimizer.__init__(self, params, numbers, {"maximize": maximize}, settings)
+        super(made, self).__init__(params, numbers, {"maximize": maximize}, settings)
 
     initialise.__qualname__ = f"{name}.__init__"  # which Python's own messages begin with
     namespace: dict[str, Any] = {
@@ -243,11 +243,12 @@ def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
         "_choose_rule": lambda self: rule,
         "weight_decay": Number("Coupled weight decay."),
     }
-    return type(
+    made = type(
         name,
         (Optimizer,),
         namespace | {key: Number("A hyper-parameter of the rule.", "(-inf, inf)") for key in rule.hyper},
     )
+    return made
 
 
 def _signature(hyper: tuple[str, ...], defaults: dict[str, float], made_by: Callable[..., None]) -> inspect.Signature:
