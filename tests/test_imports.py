@@ -13,7 +13,7 @@ LAYERS = [
     {"rules", "buffers", "_cache", "_checks", "_threads"},
     {"jit", "_arrays"},
     {"atomics", "formats", "gemm"},
-    {"activations", "losses", "cpu", "cuda", "gang"},
+    {"activations", "dropout", "losses", "cpu", "cuda", "gang"},
     {"kernels", "network", "schedules"},
     {"engine", "_optimizer"},
     {"optimizers", "custom"},

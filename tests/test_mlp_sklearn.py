@@ -214,10 +214,12 @@ OTHERS = {
     "sgd, no momentum at all": (SGD | {"momentum": 0, "nesterovs_momentum": False, "batch_size": 16}, (X, Y)),
     "sgd, power": (SGD | {"learning_rate": "invscaling", "power_t": 0.1, "batch_size": 16}, (X, y)),
     "sgd, adaptive, early stopping": (
-        SGD | {"learning_rate": "adaptive", "early_stopping": True, "n_iter_no_change": 2, "max_iter": 300}, (X, y)
+        SGD | {"learning_rate": "adaptive", "early_stopping": True, "n_iter_no_change": 2, "max_iter": 300},
+        (X, y),
     ),
     "sgd, adaptive until the rate is too small": (
-        SGD | {"learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 1e9, "max_iter": 300}, (X, y)
+        SGD | {"learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 1e9, "max_iter": 300},
+        (X, y),
     ),
     "sgd, weights, sparse": (SGD | {"alpha": 0.1}, (sparse.csr_array(some_zeros), y, weights)),
     "poisson": ({"loss": "poisson", "batch_size": 32}, (X, counts[:, 0])),
