@@ -107,7 +107,17 @@ def derive(D, A, units, calls):
 def run_block(job, rows, scale, calls):
     for _ in range(calls):
         network.gradient(
-            job.layout, job.loss, 0.0, job.p, job.samples, rows, scale, job.work[0], job.panel[0], job.g[0, 0]
+            job.layout,
+            job.loss,
+            0.0,
+            network.NO_DROPOUT,
+            job.p,
+            job.samples,
+            rows,
+            scale,
+            job.work[0],
+            job.panel[0],
+            job.g[0, 0],
         )
 
 

@@ -10,6 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise, zip_longest
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -25,14 +26,15 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastadam._callbacks import EpochCallbacks
 from fastadam._lbfgs import minimize
-from fastadam._model import TrainedNetwork
+from fastadam._model import TrainedNetwork, Validation
 from fastadam._optimizer import Optimizer
-from fastadam._rates import Rate, rate_of
+from fastadam._rates import OF_ALL_SOLVERS, OF_SGD, Rate, rate_of
 from fastadam._solvers import SOLVERS, decays_by_itself, go_on, make_optimizer, update_of
+from fastadam.activations import ACTIVATIONS
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
 from fastadam.losses import LOSSES, predictions
-from fastadam.network import as_samples, functions_of, layout_of, predict, samples_of_dense, shapes_of
+from fastadam.network import Samples, as_samples, functions_of, layout_of, predict, samples_of_dense, shapes_of
 from fastadam.trainer import Outcome, Plan, Progress, train
 
 Array = NDArray[Any]
@@ -43,11 +45,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
         "solver": [StrOptions({"lbfgs", *SOLVERS})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions({*OF_SGD, *OF_ALL_SOLVERS}), callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -65,12 +67,25 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "scoring": [str, callable, None],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     }
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
         """Fit the model to data matrix X and target(s) y.
 
         Parameters
@@ -81,6 +96,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             The target values.
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights.
+        X_val, y_val : array-like, default=None
+            Validation data, as X and y: `validation_loss_curve_` is the loss on them, and with `early_stopping` they are
+            scored, in place of a part of X that is held out.
+        sample_weight_val : array-like of shape (n_validation_samples,), default=None
+            Weights of the validation samples, in that loss and in the score.
 
         Returns
         -------
@@ -88,7 +108,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             The fitted model. When an error is raised, the estimator is as it was before.
         """
         with self._unchanged_on_error():
-            return self._fit(X, y, sample_weight, incremental=False)
+            return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=False)
 
     def _is_stochastic(self) -> bool:
         if self.solver not in SOLVERS:
@@ -111,69 +131,112 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     # --- fitting ------------------------------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool) -> Self:
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any] = (None,) * 3, *, incremental: bool
+    ) -> Self:
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         hidden = self._hidden_units()
+        self._check_combinations(hidden, validation)
         continuing = hasattr(self, "coefs_") and (self.warm_start or incremental)
         given = X, y
         X, y = self._validate_input(X, y, incremental=incremental, reset=not continuing)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
+        given_val = self._validated(validation, y.shape[1])
+        loss_weight = self._loss_weight(y, sample_weight, incremental)
         random_state = self._random_stream(continuing)
         units = [X.shape[1], *hidden, y.shape[1]]
         params = self._continued(units, X.dtype) if continuing else self._started(units, X.dtype, random_state)
         self.out_activation_ = LOSSES[self._loss_name()].link
         if self.solver == "lbfgs":
-            self._fit_lbfgs(params, X, y, sample_weight, EpochCallbacks(self, given, sample_weight, self.max_iter))
+            self._fit_lbfgs(params, X, y, loss_weight, EpochCallbacks(self, given, sample_weight, self.max_iter))
             self._random_state, self._seed, self._validation = random_state, self.random_state, None
             return self
-        optimizer, progress = self._start(params, continuing)
-        progress.order, validation = self._split(progress, y, random_state)
+        optimizer, progress = self._start(params, continuing, random_state)
+        progress.order, held_out = self._split(progress, y, random_state, given_val is None)
         epochs = 1 if incremental else self.max_iter
 
         def fitted_copy() -> dict[str, Any]:
-            self._keep_for_later(optimizer, progress, validation, random_state)
+            self._keep_for_later(optimizer, progress, held_out, random_state)
             return self._copy_of_fit()
 
         callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
-        with self._trained_network(optimizer, X, y, sample_weight, progress, validation) as model:
+        samples = as_samples(X, params.dtype, self._loss_targets(y), loss_weight)
+        if held_out is not None:
+            weight = None if sample_weight is None else sample_weight[held_out]
+            given_val = Validation(samples, held_out, X[held_out], y[held_out], weight)
+        with self._engine(optimizer, samples, progress) as engine:
+            model = TrainedNetwork(params, optimizer, engine)
+            self._watch(model, given_val, progress, held_out is None)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
-        self._keep_for_later(optimizer, progress, validation, random_state)
+        self._keep_for_later(optimizer, progress, held_out, random_state)
         self._report(outcome, incremental)
         return self
 
-    @contextmanager
-    def _trained_network(
-        self,
-        optimizer: Optimizer,
-        X: Any,
-        y: Array,
-        sample_weight: Array | None,
-        progress: Progress,
-        validation: Array | None,
-    ) -> Iterator[TrainedNetwork]:
-        """The network with its data and its threads, as the trainer sees it."""
+    def _engine(self, optimizer: Optimizer, samples: Samples, progress: Progress) -> Engine:
+        """What trains the optimizer's parameters on these samples."""
         params: FlatBuffer = optimizer.params  # type: ignore[assignment]
-        samples = as_samples(X, params.dtype, y, sample_weight)
         assert progress.order is not None
-        n_rows = progress.order.size
-        layout = layout_of(params, self._activations(params), training=True)
-        batch_size, update = self._checked_batch_size(n_rows), update_of(optimizer)
-        with Engine(
-            params, layout, samples, self._loss_name(), update, n_rows, batch_size, self.n_threads,
+        n_rows, dropout = progress.order.size, float(self.dropout)
+        layout = layout_of(params, self._activations(params), training=True, dropout=dropout > 0)
+        return Engine(
+            params, layout, samples, self._loss_name(), update_of(optimizer), n_rows,
+            self._checked_batch_size(n_rows), self.n_threads,
             alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
-            loss_setting=self._loss_setting(params.dtype), clip_norm=self.clip_norm,
-        ) as engine:  # fmt: skip
-            model = TrainedNetwork(params, samples, optimizer, engine)
-            if validation is not None:
-                weight = None if sample_weight is None else sample_weight[validation]
-                best = (self._params if progress.scores else params).copy()
-                score = self._validation_scorer(y[validation], weight)
-                layout = layout_of(params, self._activations(params))
-                model.hold_out(layout, self.out_activation_, validation, score, best)
-            yield model
+            loss_setting=self._loss_setting(params.dtype),
+            clip_norm=self.clip_norm, dropout=dropout, seed=progress.seed,
+        )  # fmt: skip
+
+    def _watch(self, model: TrainedNetwork, data: Validation | None, progress: Progress, was_given: bool) -> None:
+        """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
+        if data is None:
+            return
+        params, loss, setting = model.params, self._loss_name(), self._loss_setting(model.params.dtype)
+        layout = layout_of(params, self._activations(params))
+        if was_given or self.scoring == "loss":
+            loss_of = partial(data.loss, layout, params, loss, setting)
+            model.loss = loss_of if was_given else None
+        if not self.early_stopping:
+            return
+        model.best = (self._params if progress.scores else params).copy()
+        if self.scoring is None:
+            scorer = self._validation_scorer(data.y, data.weight)
+            model.score = lambda: scorer(data.predictions(layout, params, loss))
+        elif self.scoring == "loss":
+            model.score = lambda: -loss_of()
+        else:
+            model.score = self._users_scorer(data)
+
+    def _users_scorer(self, data: Validation) -> Callable[[], float]:
+        """What scores the estimator as it is now by its own `scoring`."""
+        from sklearn.metrics import check_scoring
+
+        given = {} if data.weight is None else {"sample_weight": data.weight}
+
+        def score() -> float:
+            fitted = copy.copy(self)
+            fitted.__dict__.pop("feature_names_in_", None)  # they are no longer there on what was validated
+            return float(scorer(fitted, data.X, self._given_targets(data.y), **given))
+
+        scorer = check_scoring(self, self.scoring)
+        return score
+
+    def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> Validation | None:
+        """The user's own validation data, checked."""
+        X, y, weight = given
+        if X is None:
+            return None
+        try:
+            X, y = self._validate_validation(X, y)
+            y = y.reshape(-1, 1) if y.ndim == 1 else y
+            if y.shape[1] != n_outputs:
+                raise ValueError(f"y has {y.shape[1]} outputs, but {n_outputs} are trained")
+            weight = None if weight is None else _check_sample_weight(weight, X, dtype=X.dtype)
+        except ValueError as error:
+            raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
+        return Validation(as_samples(X, X.dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
 
     def _train(
         self,
@@ -202,7 +265,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         optimizer.lr = rate.at(progress)
         self._publish(model.params, progress)
-        plan = Plan(epochs, self.shuffle, self.tol, self.n_iter_no_change)
+        max_time = math.inf if self.max_time is None else float(self.max_time)
+        plan = Plan(epochs, self.shuffle, self.tol, self.n_iter_no_change, max_time)
         outcome = train(model, progress, plan, random_state, callbacks.begin_epoch, end_epoch, stalled)
         if model.best is not None:
             self._publish(model.best, progress)
@@ -241,6 +305,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._no_improvement_count = progress.epochs_without_improvement  # scikit-learn's name, which is private there
         if progress.losses:
             self.loss_ = progress.losses[-1]
+        if progress.validation_losses:
+            self.validation_loss_curve_ = progress.validation_losses
+        else:
+            self.__dict__.pop("validation_loss_curve_", None)
         self.validation_scores_ = progress.scores
         self.best_loss_ = progress.best_loss if progress.scores is None else None
         self.best_validation_score_ = None if progress.scores is None else progress.best_score
@@ -253,19 +321,24 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _copy_of_fit(self) -> dict[str, Any]:
         """Copies of all that further epochs change in place: with them, a copy of the estimator is independent."""
         names = ["_params", "_optimizer", "_progress", "_random_state", "random_state"]
-        names += ["loss_curve_", "validation_scores_"]
+        names += ["loss_curve_", "validation_loss_curve_", "validation_scores_"]
         copies: dict[str, Any] = copy.deepcopy({name: vars(self)[name] for name in names if name in vars(self)})
         return copies | _views_of(copies["_params"])
 
     # --- what fitting starts from ---------------------------------------------------------------------------------
 
-    def _start(self, params: FlatBuffer, continuing: bool) -> tuple[Optimizer, Progress]:
+    def _start(
+        self, params: FlatBuffer, continuing: bool, random_state: np.random.RandomState
+    ) -> tuple[Optimizer, Progress]:
         """The optimizer of these parameters and the progress: new ones, or copies of those of the fit before.
 
         They are copies, so that a failure leaves those of the fit before untouched.
         """
         if not (continuing and hasattr(self, "_progress")):
-            return make_optimizer(params, self), Progress(scores=[] if self.early_stopping else None)
+            progress = Progress(scores=[] if self.early_stopping else None)
+            if self.dropout > 0:  # without, nothing may be drawn that scikit-learn does not draw
+                progress.seed = int(random_state.randint(2**31))
+            return make_optimizer(params, self), progress
         progress = self._progress.copy()
         if (progress.scores is None) == self.early_stopping:  # early stopping was switched on or off since
             progress.scores = [] if self.early_stopping else None
@@ -278,8 +351,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         params = FlatBuffer.zeros(shapes_of(units), dtype)
         activations = self._activations(params)
         for k, (fan_in, fan_out) in enumerate(pairwise(units)):
-            behind = activations[min(k, len(activations) - 1)] if activations else self.activation
-            bound = np.sqrt((2.0 if behind == "logistic" else 6.0) / (fan_in + fan_out))
+            of_layer = activations[min(k, len(activations) - 1)] if activations else self.activation
+            bound = np.sqrt((2.0 if of_layer == "logistic" else 6.0) / (fan_in + fan_out))
             params[f"W{k}"] = random_state.uniform(-bound, bound, (fan_in, fan_out))
             params[f"b{k}"] = random_state.uniform(-bound, bound, fan_out)
         return params
@@ -321,19 +394,22 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             stream.set_state(self._random_state.get_state())
         return stream
 
-    def _split(self, progress: Progress, y: Array, random_state: np.random.RandomState) -> tuple[Array, Array | None]:
-        """Indices of the training samples, and of the validation samples if early stopping wants some.
+    def _split(
+        self, progress: Progress, y: Array, random_state: np.random.RandomState, may_hold_out: bool
+    ) -> tuple[Array, Array | None]:
+        """Indices of the training samples, and of the validation samples if early stopping wants some of them.
 
         A warm start on as many samples goes on with the order and the split of the fit before.
         """
         n_samples = len(y)
         validation: Array | None = getattr(self, "_validation", None)
         held_out = 0 if validation is None else validation.size
-        same_split = (validation is not None) == self.early_stopping
+        holds_out = self.early_stopping and may_hold_out
+        same_split = (validation is not None) == holds_out
         if progress.order is not None and same_split and progress.order.size + held_out == n_samples:
             return progress.order, validation
         everything = np.arange(n_samples)
-        if not self.early_stopping:
+        if not holds_out:
             return everything, None
         from sklearn.model_selection import train_test_split  # a tenth of a second to import
 
@@ -376,6 +452,22 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _loss_setting(self, dtype: Any) -> float:
         """The loss's own number, if it has one."""
 
+    @abstractmethod
+    def _validate_validation(self, X: Any, y: Any) -> tuple[Any, Array]:
+        """The same for validation data."""
+
+    @abstractmethod
+    def _given_targets(self, y: Array) -> Array:
+        """The targets that a scorer wants, from those that the network has."""
+
+    def _loss_targets(self, y: Array) -> Array:
+        """The targets that the loss is to be taken of."""
+        return y
+
+    def _loss_weight(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+        """The weights of the samples in the loss."""
+        return sample_weight
+
     def _strata(self, y: Array) -> Array | None:
         """What the samples held out should be as frequent in as all are, if anything."""
         return None
@@ -393,9 +485,38 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 
+    def _check_combinations(self, hidden: list[int], validation: tuple[Any, Any, Any]) -> None:
+        """Refuse what makes no sense together."""
+        X_val, y_val, sample_weight_val = validation
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together, or neither of them")
+        if X_val is None and sample_weight_val is not None:
+            raise ValueError("sample_weight_val needs X_val and y_val")
+        if not isinstance(self.activation, str):
+            self._check_activations(len(hidden))
+        if self.solver == "lbfgs":
+            refused = {
+                "dropout": self.dropout > 0, "clip_norm": self.clip_norm is not None, "X_val": X_val is not None,
+                "max_time": self.max_time is not None, "warmup_epochs": self.warmup_epochs > 0,
+                "learning_rate": self.learning_rate not in OF_SGD,
+            }  # fmt: skip
+            for name, is_set in refused.items():
+                if is_set:
+                    raise ValueError(f"{name} is of the stochastic solvers alone, got solver='lbfgs'")
+
+    def _check_activations(self, hidden: int) -> None:
+        names = list(self.activation)
+        unknown = [name for name in names if not isinstance(name, str) or name not in ACTIVATIONS]
+        if unknown:
+            raise ValueError(f"activation must have names among {sorted(ACTIVATIONS)}, got {unknown[0]!r}")
+        if len(names) != hidden:
+            raise ValueError(f"activation must have a name for each of the {hidden} hidden layers, got {names}")
+
     def _activations(self, params: FlatBuffer) -> tuple[str, ...]:
         """The activation of each hidden layer of a network with these parameters."""
-        return (self.activation,) * (len(params) // 2 - 1)
+        if isinstance(self.activation, str):
+            return (self.activation,) * (len(params) // 2 - 1)
+        return tuple(self.activation)
 
     def _check_same_layers(self, units: list[int]) -> None:
         fitted = [np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_)]
@@ -442,6 +563,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if outcome is Outcome.MAX_ITER and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't"
+                " converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        elif outcome is Outcome.MAX_TIME and not incremental:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum time ({self.max_time} s) reached and the optimization hasn't"
                 " converged yet.",
                 ConvergenceWarning,
                 stacklevel=2,
@@ -498,7 +626,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return tags
 
 
-_OF_EPOCHS = ("loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_")
+_OF_EPOCHS = (
+    "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_", "validation_loss_curve_",
+    "_no_improvement_count",
+)  # fmt: skip
 """Attributes of a fit by epochs."""
 
 

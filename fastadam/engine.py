@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
 from fastadam.cpu import DECAY, HYPER, Variant, element_loop, row_reader, step_scalars
+from fastadam.dropout import drop_address
 from fastadam.gang import (
     FOREVER,
     Gang,
@@ -66,7 +67,7 @@ SHARED_UPDATE = 2**4
 """Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-ALPHA, LOSS_SETTING, MAX_NORM, STEPS, WEIGHT, N_SETTINGS = range(6)
+ALPHA, LOSS_SETTING, MAX_NORM, DROPOUT, SEED, STEPS, WEIGHT, N_SETTINGS = range(8)
 GRADIENT, UPDATE, SUM = range(1, 4)
 
 NORM_EPS = 1e-6
@@ -83,6 +84,8 @@ class Job(NamedTuple):
     batch_size: int
     loss: int
     """Address of the loss's loop, as `loss_address` gives it."""
+    drop: int
+    """Address of `dropout.drop`, or 0."""
     update: int
     """Address of an `update_kernel`."""
     sum: int
@@ -225,11 +228,13 @@ _call = calling(types.none)
 @device
 def gradient_task(job, lane, thread, control, phase):
     """Put one lane of the batch through the network."""
+    s = job.settings
     start, stop = rows_of(control, phase)
     a, b = lane_bounds(lane, _lanes_of(stop - start, job.p.size), stop - start)
+    dropout = job.drop, int(s[SEED]), int(s[STEPS]), s[DROPOUT]
     job.losses[thread, lane] = gradient(
-        job.layout, job.loss, job.settings[LOSS_SETTING], job.p, job.samples, job.order[start + a : start + b],
-        job.settings[WEIGHT], job.work[thread], job.panel[thread], job.g[thread, lane],
+        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, job.order[start + a : start + b],
+        s[WEIGHT], job.work[thread], job.panel[thread], job.g[thread, lane],
     )  # fmt: skip
 
 
@@ -405,6 +410,10 @@ class Engine(AbstractContextManager["Engine"]):
         The loss's own number, if it has one.
     clip_norm : float or None
         Bound on the norm of the whole gradient, the penalty's part with it.
+    dropout : float
+        Part of the hidden units that are off in each step, for each sample others; 0 for none.
+    seed : int
+        Says which.
     """
 
     def __init__(
@@ -421,13 +430,16 @@ class Engine(AbstractContextManager["Engine"]):
         alpha: float = 0.0,
         loss_setting: float = 0.0,
         clip_norm: float | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> None:
         lanes = lanes_of(batch_size, params.flat.size)
         wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
         self._settings = np.zeros(N_SETTINGS)
-        self._settings[[ALPHA, LOSS_SETTING, MAX_NORM]] = alpha, loss_setting, clip_norm or 0.0
+        fixed = {ALPHA: alpha, LOSS_SETTING: loss_setting, MAX_NORM: clip_norm or 0.0, DROPOUT: dropout, SEED: seed}
+        self._settings[list(fixed)] = list(fixed.values())
         threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
         self._job = Job(
             layout,
@@ -435,6 +447,7 @@ class Engine(AbstractContextManager["Engine"]):
             self._order,
             batch_size,
             loss_address(loss, dtype),
+            drop_address(dtype) if dropout else 0,
             *update_addresses(update.variant, dtype, clip_norm is not None),
             np.append(update.group, 1.0),
             params.flat,

@@ -3,7 +3,8 @@
 What they share, and how they are fitted, is in `_estimator.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_array, column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -137,19 +139,21 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson"})],
+        "loss": [StrOptions({"squared_error", "poisson", "absolute_error", "huber", "quantile"})],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), None],
     }
 
     def __init__(
         self,
         loss: str = "squared_error",
         hidden_layer_sizes: ArrayLike = (100,),
-        activation: str = "relu",
+        activation: str | Sequence[str] = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str | Callable[[int], float] = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -167,7 +171,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        huber_delta: float = 1.0,
+        quantile: float | None = None,
+        warmup_epochs: int = 0,
         clip_norm: float | None = None,
+        dropout: float = 0.0,
+        scoring: str | Callable[..., float] | None = None,
+        max_time: float | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.loss = loss
@@ -194,7 +204,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.huber_delta = huber_delta
+        self.quantile = quantile
+        self.warmup_epochs = warmup_epochs
         self.clip_norm = clip_norm
+        self.dropout = dropout
+        self.scoring = scoring
+        self.max_time = max_time
         self.n_threads = n_threads
 
     def predict(self, X: ArrayLike) -> Array:
@@ -242,7 +258,20 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return self.loss
 
     def _loss_setting(self, dtype: Any) -> float:
-        return 0.0
+        if self.loss == "quantile":
+            return float(self.quantile)  # type: ignore[arg-type]
+        return float(self.huber_delta) if self.loss == "huber" else 0.0
+
+    def _check_combinations(self, hidden: list[int], validation: tuple[Any, Any, Any]) -> None:
+        super()._check_combinations(hidden, validation)
+        if self.loss == "quantile" and self.quantile is None:
+            raise ValueError("loss='quantile' needs quantile, a number in (0, 1), got None")
+
+    def _validate_validation(self, X: Any, y: Any) -> tuple[Any, Array]:
+        return self._validate_input(X, y, incremental=True, reset=False)
+
+    def _given_targets(self, y: Array) -> Array:
+        return y.ravel() if y.shape[1] == 1 else y
 
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:
         X, y = validate_data(
@@ -393,15 +422,21 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     0.88
     """
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseMLP._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+
     def __init__(
         self,
         hidden_layer_sizes: ArrayLike = (100,),
-        activation: str = "relu",
+        activation: str | Sequence[str] = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str | Callable[[int], float] = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -419,7 +454,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        class_weight: Mapping[Any, float] | str | None = None,
+        label_smoothing: float = 0.0,
+        warmup_epochs: int = 0,
         clip_norm: float | None = None,
+        dropout: float = 0.0,
+        scoring: str | Callable[..., float] | None = None,
+        max_time: float | None = None,
         n_threads: int | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -445,7 +486,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.warmup_epochs = warmup_epochs
         self.clip_norm = clip_norm
+        self.dropout = dropout
+        self.scoring = scoring
+        self.max_time = max_time
         self.n_threads = n_threads
 
     @available_if(lambda self: self._is_stochastic())  # type: ignore[untyped-decorator]
@@ -543,6 +590,20 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return float(np.finfo(dtype).eps)
 
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:
+        X, y = self._validate_form(X, y, reset=reset)
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        else:
+            self._check_same_classes(unique_labels(y), all_of_them=self.warm_start)
+        return X, self._label_binarizer.transform(y).astype(bool)
+
+    def _validate_validation(self, X: Any, y: Any) -> tuple[Any, Array]:
+        X, y = self._validate_form(X, y, reset=False)
+        self._check_same_classes(unique_labels(y), all_of_them=False)
+        return X, self._label_binarizer.transform(y).astype(bool)
+
+    def _validate_form(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Array]:
         X, y = validate_data(
             self,
             X,
@@ -552,17 +613,30 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             dtype=(np.float64, np.float32),
             reset=reset,
         )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
-        else:
-            self._check_same_classes(unique_labels(y))
-        return X, self._label_binarizer.transform(y).astype(bool)
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
-    def _check_same_classes(self, classes: Array) -> None:
-        if self.warm_start:
+    def _given_targets(self, y: Array) -> Array:
+        return self._labels_of(y)
+
+    def _loss_targets(self, y: Array) -> Array:
+        """With label smoothing, a part of each target is spread evenly over all classes (Szegedy et al. 2016)."""
+        smoothing = self.label_smoothing
+        classes = y.shape[1] if self._loss_name() == "multinomial" else 2
+        return y * (1.0 - smoothing) + smoothing / classes if smoothing > 0 else y
+
+    def _loss_weight(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+        if self.class_weight is None:
+            return sample_weight
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit, which sees a part of the data at a time; "
+                "give the weights of the classes as a dict"
+            )
+        weight: Array = compute_sample_weight(self.class_weight, self._labels_of(y))
+        return weight if sample_weight is None else weight * sample_weight
+
+    def _check_same_classes(self, classes: Array, *, all_of_them: bool) -> None:
+        if all_of_them:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. "

@@ -47,8 +47,8 @@ class Layout(NamedTuple):
     work: int
     """Elements of working memory for a row: the activations of each layer and two areas of deltas; see `kept`."""
     kept: int
-    """Where some derivative needs what went into its layer: elements of a row from a layer's activations to what it
-    keeps for that, which doubles the working memory. Else 0."""
+    """Where some derivative needs more than what came out of its layer: elements of a row from a layer's activations to
+    what it keeps for that, which doubles the working memory. Else 0."""
 
 
 class Samples(NamedTuple):
@@ -121,8 +121,12 @@ def matrix(flat, offset, rows, columns):
     return flat[offset : offset + rows * columns].reshape(rows, columns)
 
 
+NO_DROPOUT = (0, 0, 0, 0.0)
+"""The address of `dropout.drop`, its seed, the step and the rate."""
+
+
 @inlined
-def forward(layout, p, samples, rows, work, panel):
+def forward(layout, p, samples, rows, work, panel, dropout):
     """Run the rows through the network; returns the offset in `work` of the last layer's activations.
 
     The activations of layer k, a (rows, columns[k]) matrix, follow those of layer k - 1 in `work`, which begins with
@@ -143,12 +147,14 @@ def forward(layout, p, samples, rows, work, panel):
             sparse_forward(samples, rows, W, Z)
         K = matrix(work, after + n * layout.kept, n if layout.kept > 0 else 0, layout.columns[k + 1])
         _call(layout.functions[FORWARD, k], (Z, p[layout.biases[k] : layout.biases[k] + fan_out], K))
+        if dropout[0] != 0 and k < last - 1:
+            _call(dropout[0], (Z, rows, fan_out, k, dropout[1], dropout[2], dropout[3]))
         here = after
     return here
 
 
 @inlined
-def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
+def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout):
     """Carry the deltas at `work[here:]` back through the network; the gradient is written to, or added to, `g`.
 
     Deltas of the hidden layers alternate between two areas behind the activations.
@@ -171,6 +177,8 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
             delta_at = behind + (k % 2) * widest
             D_before = matrix(work, delta_at, n, layout.columns[k])
             matmul_transposed(D, matrix(p, layout.weights[k], fan_in, fan_out), D_before, panel)
+            if dropout[0] != 0:
+                _call(dropout[0], (D_before, rows, fan_in, k - 1, dropout[1], dropout[2], dropout[3]))
             X = matrix(work, before + n * layout.kept, n, layout.columns[k])
             _call(layout.functions[BACKWARD, k - 1], (D_before, X, fan_in))
         here = before
@@ -188,7 +196,7 @@ def total_weight(samples, rows):
 
 
 @inlined
-def gradient(layout, loss, setting, p, samples, rows, scale, work, panel, g):
+def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, panel, g):
     """Write the gradient of the loss over these rows, divided by `scale`, to `g`; return the weighted sum of the loss.
 
     The rows go through the network in blocks whose activations stay in the core's own cache.
@@ -196,10 +204,10 @@ def gradient(layout, loss, setting, p, samples, rows, scale, work, panel, g):
     total = 0.0
     for start in range(0, rows.size, BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
-        here = forward(layout, p, samples, block, work, panel)
+        here = forward(layout, p, samples, block, work, panel, dropout)
         Z = matrix(work, here, block.size, layout.columns[-1])
         total += _call_loss(loss, (Z, samples.y, samples.weight, block, scale, setting))
-        backward(layout, p, samples, block, work, here, g, start > 0, panel)
+        backward(layout, p, samples, block, work, here, g, start > 0, panel, dropout)
     return total
 
 
@@ -208,7 +216,7 @@ def predict_rows(layout, p, samples, rows, work, panel, out):
     """Write the network's output for the samples `rows` to `out`, a block of rows at a time."""
     for start in range(0, rows.size, BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
-        here = forward(layout, p, samples, block, work, panel)
+        here = forward(layout, p, samples, block, work, panel, NO_DROPOUT)
         Z = matrix(work, here, block.size, layout.columns[-1])
         out[start : start + block.size] = Z[:, : out.shape[1]]
 
@@ -252,7 +260,9 @@ def samples_of_dense(X: Array) -> Samples:
     return Samples(X, *_no_samples(X.dtype)[1:])
 
 
-def layout_of(params: FlatBuffer, activations: Sequence[str] = (), *, training: bool = False) -> Layout:
+def layout_of(
+    params: FlatBuffer, activations: Sequence[str] = (), *, training: bool = False, dropout: bool = False
+) -> Layout:
     """Where the weights and biases of a network with the shapes of `shapes_of` lie in its buffer.
 
     `activations` are those of the hidden layers: without them, the functions are still to be set. Only a layout for
@@ -262,7 +272,7 @@ def layout_of(params: FlatBuffer, activations: Sequence[str] = (), *, training: 
     units = [params["W0"].shape[0], *(params[f"b{k}"].size for k in layers)]
     columns = [row_length(n, params.dtype.itemsize) for n in units]
     work = sum(columns) + 2 * max(columns)
-    keeps = training and any(ACTIVATIONS[name].by_input for name in activations)
+    keeps = training and (dropout or any(ACTIVATIONS[name].by_input for name in activations))
     return Layout(
         units=np.array(units, np.int64),
         columns=np.array(columns, np.int64),

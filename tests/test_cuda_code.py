@@ -104,8 +104,15 @@ def test_roots_and_divisions_are_those_of_ieee(rule, architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
-    kernels = {f"norm-{dtype}-{rows}": (step.norm_kernel(dtype, rows > 1), 5) for dtype in ("float32", "float64") for rows in (1, 2)}
-    kernels |= {f"advance-{rule.name}": (step.advance_kernel(rule, "float32", True), 8) for rule in (rules.ADAM, rules.NADAM, rules.RADAM)}
+    kernels = {
+        f"norm-{dtype}-{rows}": (step.norm_kernel(dtype, rows > 1), 5)
+        for dtype in ("float32", "float64")
+        for rows in (1, 2)
+    }
+    kernels |= {
+        f"advance-{rule.name}": (step.advance_kernel(rule, "float32", True), 8)
+        for rule in (rules.ADAM, rules.NADAM, rules.RADAM)
+    }
     kernels |= {"copy": (step.copy_kernel("float32", "bfloat16"), 3)}
     for name, (kernel, arguments) in kernels.items():
         code = compiled(kernel, (types.int64,) * arguments, architecture)

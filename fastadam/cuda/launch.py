@@ -154,7 +154,9 @@ class StepMemory:
         self._table = np.zeros((count + 1, COLUMNS), np.int64)
         chunks = [-(-size // chunk_size(dtype.name)) for size in segments.sizes]
         np.cumsum(chunks, out=self._table[1:, FIRST])
-        for column, values in zip((SIZE, P_AT, GROUP), (segments.sizes, segments.addresses, segments.group_of), strict=True):
+        for column, values in zip(
+            (SIZE, P_AT, GROUP), (segments.sizes, segments.addresses, segments.group_of), strict=True
+        ):
             self._table[:-1, column] = values
         self._table[:, STATE_AT] = segments.state_at
         self.chunks, self.width = int(self._table[-1, FIRST]), int(segments.state_at[-1])

@@ -47,7 +47,9 @@ class OnDevice(Optimizer):
 
     def _make_memory(self, group_of: Any) -> None:
         arrays, states = self._device_arrays, self._rule.states
-        variant = Variant(self._rule, ema=self._options["ema_decay"] is not None, copy=self._options["copy_dtype"] or "")
+        variant = Variant(
+            self._rule, ema=self._options["ema_decay"] is not None, copy=self._options["copy_dtype"] or ""
+        )
         addresses, sizes = [array.address for array in arrays.arrays], [array.size for array in arrays.arrays]
         segments = Segments(addresses, sizes, arrays.state_at.tolist(), group_of)
         self._memory = memory = StepMemory(variant, arrays.dtype, segments, 1 + len(self._groups))
@@ -150,7 +152,11 @@ class OnDevice(Optimizer):
 
     def _settings_table(self) -> Any:
         options = self._options
-        clip, ema, most = options["clip_value"] or math.inf, options["ema_decay"] or 0.0, options["max_norm"] or math.inf
+        clip, ema, most = (
+            options["clip_value"] or math.inf,
+            options["ema_decay"] or 0.0,
+            options["max_norm"] or math.inf,
+        )
         table = [[self._grad_scale, clip, 1.0 - ema, most, float(options["on_nonfinite"] != "ignore")]]
         table += [self._row(k, values) for k, values in enumerate(self._rows)]
         width = max(map(len, table))
