@@ -1,4 +1,4 @@
-"""CUDA kernels and the optimizers on a device, under Numba's simulator: the logic, bit for bit. See `make test-cuda`."""
+"""CUDA kernels and the optimizers on a device, under Numba's simulator, bit for bit. See `make test-cuda`."""
 
 import copy
 import math
@@ -14,13 +14,13 @@ pytest.importorskip("numba_cuda")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
     pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
 
-from cuda_arrays import FakeDeviceArray, RequiresGrad  # noqa: E402
-from test_family import EVERYTHING, GRID  # noqa: E402
+from cuda_arrays import FakeDeviceArray, RequiresGrad
+from test_family import EVERYTHING, GRID
 
-from fastadam import SGD, Adam, AdamW, NAdam, optimizer  # noqa: E402
-from fastadam.cuda.jit import THREADS, to_bfloat16  # noqa: E402
-from fastadam.cuda.optimizer import OnDevice  # noqa: E402
-from fastadam.cuda.step import chunk_size  # noqa: E402
+from fastadam import SGD, Adam, AdamW, NAdam, optimizer
+from fastadam.cuda.jit import THREADS, to_bfloat16
+from fastadam.cuda.optimizer import OnDevice
+from fastadam.cuda.step import chunk_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 
@@ -59,7 +59,12 @@ def assert_equals(of, params, reference):
 
 
 ADAM = [
-    (Adam, dict(zip(("amsgrad", "epsilon_hat", "weight_decay", "decoupled_weight_decay", "maximize"), values, strict=True)))
+    (
+        Adam,
+        dict(
+            zip(("amsgrad", "epsilon_hat", "weight_decay", "decoupled_weight_decay", "maximize"), values, strict=True)
+        ),
+    )
     for values in product([False, True], [False, True], [0.0, 0.1], [False, True], [False, True])
 ]
 
@@ -261,7 +266,9 @@ def test_storage_that_a_device_does_not_have():
         Adam(on_device(np.ones(3)), copy_dtype="float16")
 
 
-@pytest.mark.parametrize(("value", "bits"), [(1.0, 0x3F80), (-2.0, 0xC000), (np.inf, 0x7F80), (3.4e38, 0x7F80), (0.0, 0)])
+@pytest.mark.parametrize(
+    ("value", "bits"), [(1.0, 0x3F80), (-2.0, 0xC000), (np.inf, 0x7F80), (3.4e38, 0x7F80), (0.0, 0)]
+)
 def test_rounding_to_bfloat16(value, bits):
     assert to_bfloat16(np.float32(value)) == bits
     assert to_bfloat16(np.float32(np.nan)) & 0x7FFF > 0x7F80
@@ -320,7 +327,9 @@ def test_groups_have_their_own_settings():
     assert (arrays["c"].host != parts[2]).all()
 
 
-@pytest.mark.parametrize(("of", "options"), list(EVERYTHING.items()), ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("of", "options"), list(EVERYTHING.items()), ids=lambda value: getattr(value, "__name__", None)
+)
 def test_host_and_device_go_on_from_each_others_state(of, options):
     start, cycle = naive.start(N, np.float32), naive.gradients(N, np.float32)
     p = on_device(start)
@@ -475,7 +484,9 @@ def full_device(monkeypatch):
 
 @pytest.mark.usefixtures("full_device")
 def test_a_full_device():
-    with pytest.raises(MemoryError, match="the optimizer's states need 256 bytes on the CUDA device, more than are free"):
+    with pytest.raises(
+        MemoryError, match="the optimizer's states need 256 bytes on the CUDA device, more than are free"
+    ):
         Adam(on_device(np.ones(3)))
 
 
@@ -483,7 +494,7 @@ def test_no_device(monkeypatch):
     from numba import cuda
 
     monkeypatch.setattr(cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="no CUDA device can be used.*needs an NVIDIA GPU and its driver"):
+    with pytest.raises(RuntimeError, match=r"no CUDA device can be used.*needs an NVIDIA GPU and its driver"):
         Adam(on_device(np.ones(3)))
 
 
@@ -497,5 +508,3 @@ def test_nothing_is_written_while_a_graph_is_captured(monkeypatch):
     made.step(g)
     with pytest.raises(RuntimeError, match="take one step with the same arrays and settings before the capture"):
         made.step(on_device(np.ones(3)))
-
-

@@ -64,7 +64,9 @@ def described(name: str, array: Any) -> DeviceArray:
     shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
     order = _order(shape, interface.get("strides"), dtype.itemsize)
     device = _device_of(array, address)
-    return DeviceArray(int(address or 0), shape, dtype, order, not read_only, device, _stream_of(array, interface), array)
+    return DeviceArray(
+        int(address or 0), shape, dtype, order, not read_only, device, _stream_of(array, interface), array
+    )
 
 
 def _from_dlpack(array: Any) -> Any:

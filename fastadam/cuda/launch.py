@@ -59,7 +59,7 @@ def allocated(shape: int | tuple[int, ...], dtype: DTypeLike, purpose: str) -> A
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         raise MemoryError(
             f"{purpose} need {nbytes:,} bytes on the CUDA device, more than are free there; train fewer parameters, or "
-            "free what other libraries keep (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
+            "free what other libraries keep: torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks()"
         ) from error
 
 
@@ -72,7 +72,7 @@ def on_current(device: int) -> AbstractContextManager[Any]:
     """Make a device the current one, where it is not."""
     if SIMULATED or cuda.get_current_device().id == device:
         return nullcontext()
-    return cuda.gpus[device]  # type: ignore[no-any-return]
+    return cuda.gpus[device]
 
 
 def is_capturing(stream: Any) -> bool:
@@ -154,7 +154,9 @@ class StepMemory:
         self._table = np.zeros((count + 1, COLUMNS), np.int64)
         chunks = [-(-size // chunk_size(dtype.name)) for size in segments.sizes]
         np.cumsum(chunks, out=self._table[1:, FIRST])
-        for column, values in zip((SIZE, P_AT, GROUP), (segments.sizes, segments.addresses, segments.group_of), strict=True):
+        for column, values in zip(
+            (SIZE, P_AT, GROUP), (segments.sizes, segments.addresses, segments.group_of), strict=True
+        ):
             self._table[:-1, column] = values
         self._table[:, STATE_AT] = segments.state_at
         self.chunks, self.width = int(self._table[-1, FIRST]), int(segments.state_at[-1])

@@ -47,7 +47,9 @@ class OnDevice(Optimizer):
 
     def _make_memory(self, group_of: Any) -> None:
         arrays, states = self._device_arrays, self._rule.states
-        variant = Variant(self._rule, ema=self._options["ema_decay"] is not None, copy=self._options["copy_dtype"] or "")
+        variant = Variant(
+            self._rule, ema=self._options["ema_decay"] is not None, copy=self._options["copy_dtype"] or ""
+        )
         addresses, sizes = [array.address for array in arrays.arrays], [array.size for array in arrays.arrays]
         segments = Segments(addresses, sizes, arrays.state_at.tolist(), group_of)
         self._memory = memory = StepMemory(variant, arrays.dtype, segments, 1 + len(self._groups))
@@ -74,7 +76,7 @@ class OnDevice(Optimizer):
             return parts[0]
         return dict(zip(arrays.names, parts, strict=True)) if isinstance(arrays.params, Mapping) else parts
 
-    # --- stepping -------------------------------------------------------------------------------------------------------
+    # --- stepping ----------------------------------------------------------------------------------------------------
 
     def step(self, *grads: Any, grad_scale: float | None = None, stream: Any = None) -> None:
         """Launch a step that updates every parameter, in place; it waits for nothing.
@@ -150,16 +152,20 @@ class OnDevice(Optimizer):
 
     def _settings_table(self) -> Any:
         options = self._options
-        clip, ema, most = options["clip_value"] or math.inf, options["ema_decay"] or 0.0, options["max_norm"] or math.inf
+        clip, ema, most = (
+            options["clip_value"] or math.inf,
+            options["ema_decay"] or 0.0,
+            options["max_norm"] or math.inf,
+        )
         table = [[self._grad_scale, clip, 1.0 - ema, most, float(options["on_nonfinite"] != "ignore")]]
         table += [self._row(k, values) for k, values in enumerate(self._rows)]
         width = max(map(len, table))
         return np.array([row + [0.0] * (width - len(row)) for row in table])
 
-    # --- what the device knows --------------------------------------------------------------------------------------------
+    # --- what the device knows ---------------------------------------------------------------------------------------
 
     @property
-    def t(self) -> int:  # type: ignore[override]
+    def t(self) -> int:
         """The number of steps taken, replays of captured ones included; asking waits for the device."""
         return int(self._memory.counters[T])
 
@@ -170,7 +176,7 @@ class OnDevice(Optimizer):
         self._memory.counters = counters
 
     @property
-    def skipped_steps(self) -> int:  # type: ignore[override]
+    def skipped_steps(self) -> int:
         """Steps that `on_nonfinite="skip"` has skipped; asking waits for the device."""
         return int(self._memory.counters[SKIPPED])
 
