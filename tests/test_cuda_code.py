@@ -15,7 +15,7 @@ from numba.cuda import types
 
 from fastadam import rules
 from fastadam.cpu import Variant
-from fastadam.cuda import step
+from fastadam.cuda import kernels, step
 from fastadam.cuda.jit import THREADS
 
 RULES = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule)]
@@ -122,6 +122,21 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
         assert code.shared <= 2 * 8 * THREADS + 1024
         if name.startswith("norm"):
             assert code.count(r"LDG\.E\.128.*") >= step.UNROLL
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_kernel_of_the_users_own(architecture, table):
+    @cuda.jit
+    def own(p, g, m, v, t, lr):
+        scalars = kernels.adam_scalars(p, t, lr, 0.9, 0.999, 1e-8)
+        for i in range(cuda.grid(1), p.size, cuda.gridsize(1)):
+            kernels.adam_update(i, p, g, m, v, scalars)
+
+    code = compiled(own, (*[types.float32[::1]] * 4, types.int64, types.float64), architecture)
+    table.append(("adam_update in a kernel of one's own", architecture, code))
+    assert (code.stack, code.spills) == (0, 0)
+    loop = code.operations()[code.operations().index("FCHK") :]  # float64 comes before the loop
+    assert not any(re.fullmatch(DOUBLE, name) for name in loop[: loop.index("BRA")])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

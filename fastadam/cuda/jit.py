@@ -136,6 +136,10 @@ if SIMULATED:
         """What loads so many values, one behind the other, as a tuple."""
         return lambda address: tuple(array_in_memory(int(address), count, np.dtype(dtype)))
 
+    def rounded(like, values):
+        """The values, a tuple of numbers, in the type of the elements of `like`."""
+        return tuple(like.dtype.type(value) for value in values)
+
     def to_float16(x):
         """The bits of the nearest float16."""
         with np.errstate(over="ignore"):
@@ -236,6 +240,16 @@ else:
             return types.void(types.int64, values), codegen
 
         return Memory(itemsize, lanes, load, store, load_vector, store_vector, store_all)
+
+    @intrinsic
+    def rounded(typingctx, like, values):
+        """The values, a tuple of numbers, in the type of the elements of `like`."""
+
+        def codegen(context, builder, signature, arguments):
+            parts = _elements(context, builder, signature.args[1], arguments[1], like.dtype)
+            return _as_tuple(context, builder, signature.return_type, parts)
+
+        return types.UniTuple(like.dtype, len(values))(like, values), codegen
 
     @intrinsic
     def to_float16(typingctx, x):
