@@ -1,8 +1,8 @@
 """The rules for your own `@cuda.jit` kernels: two functions a rule, compiled into the kernel that calls them.
 
 `<rule>_scalars(p, t, *hyper)` gives what a step takes beside the arrays, as a tuple of numbers of the type of `p`'s
-elements: it computes in float64, from the number `t` of the step, counted from 1, and from the hyper-parameters. Call it
-once, before your loop.
+elements: it computes in float64, from the number `t` of the step, counted from 1, and from the hyper-parameters. Call
+it once, before your loop.
 
 `<rule>_update(i, p, g, *state, scalars)` updates element i of the parameters `p` and of the arrays of the state, which
 are zeros before the first step, by element i of the gradient `g`.
