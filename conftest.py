@@ -1,5 +1,9 @@
-"""Which modules pytest looks for examples in."""
+"""Which modules pytest does not look into for examples: those whose own library is not installed."""
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if find_spec("numba_cuda") else ["fastadam/cuda/*"]  # these need the extra `cuda`
+collect_ignore_glob = []
+if not find_spec("torch"):
+    collect_ignore_glob += ["fastadam/interop/torch.py", "fastadam/interop/_torch.py"]
+if not find_spec("numba_cuda"):
+    collect_ignore_glob += ["fastadam/cuda/*.py", "tests/cuda_arrays.py", "tests/machine_code.py"]

@@ -22,11 +22,15 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from bench.bench_mlp import CASES, Case, make_data
-from fastadam import network
+from fastadam import network, rules
+from fastadam.activations import backward_kernel, forward_kernel
 from fastadam.buffers import FlatBuffer
-from fastadam.engine import UPDATE, Engine, Job, lanes_of, update_task, worthwhile_threads
+from fastadam.cpu import EXTRA, Variant
+from fastadam.engine import UPDATE, Engine, Job, Update, lanes_of, pass_task, worthwhile_threads
 from fastadam.gang import open_phase
 from fastadam.gemm import VECTOR_BYTES, _VectorCode, matmul, matmul_transposed, transposed_matmul
+from fastadam.losses import loss_kernel
+from fastadam.optimizers import Adam
 
 Array = NDArray[Any]
 Loop = Callable[[int], object]
@@ -37,6 +41,9 @@ CHAINS = 12  # enough for two units of four cycles each, and with their factor n
 
 # As the kernels of the package, but in no cache on disk: that one would not see an edit of this file.
 compiled = numba.njit(error_model="numpy", nogil=True)
+
+relu, relu_backward, identity = forward_kernel("relu"), backward_kernel("relu"), forward_kernel("identity")
+squared_error = loss_kernel("squared_error")
 
 
 # --- the loops: each turn does over again what the one before did, on data of which the compiler knows nothing --------
@@ -55,15 +62,21 @@ def multiply_forward(A, W, Z, panel, calls):
 
 
 @compiled
-def activate(Z, b, activation, calls):
+def activate(Z, b, nothing_kept, calls):
     for _ in range(calls):
-        network.add_bias_and_activate(Z, b, activation)
+        relu(Z, b, nothing_kept)
+
+
+@compiled
+def add_bias(Z, b, nothing_kept, calls):
+    for _ in range(calls):
+        identity(Z, b, nothing_kept)
 
 
 @compiled
 def find_error(samples, rows, Z, scale, calls):
     for _ in range(calls):
-        network.squared_error(samples, rows, Z, scale)
+        squared_error(Z, samples.y, samples.weight, rows, scale, 0.0)
 
 
 @compiled
@@ -85,22 +98,34 @@ def multiply_back(D, W, D_before, panel, calls):
 
 
 @compiled
-def derive(D, A, units, activation, calls):
+def derive(D, A, units, calls):
     for _ in range(calls):
-        network.multiply_by_derivative(D, A, units, activation)
+        relu_backward(D, A, units)
 
 
 @compiled
 def run_block(job, rows, scale, calls):
     for _ in range(calls):
-        network.gradient(job.layout, job.p, job.samples, rows, scale, job.work[0], job.panel[0], job.g[0, 0])
+        network.gradient(
+            job.layout,
+            job.loss,
+            0.0,
+            network.NO_DROPOUT,
+            job.p,
+            job.samples,
+            rows,
+            scale,
+            job.work[0],
+            job.panel[0],
+            job.g[0, 0],
+        )
 
 
 @compiled
 def update(job, threads, control, calls):
     phase = open_phase(control, UPDATE, threads, 0, job.batch_size)
     for _ in range(calls):
-        update_task(job, 0, threads, control, phase)
+        pass_task(job, 0, threads, control, phase)
 
 
 @intrinsic
@@ -160,11 +185,13 @@ def engine_of(case: Case) -> Engine:
     rng = np.random.default_rng(0)
     for array in params.values():
         array[:] = rng.standard_normal(array.shape) / np.sqrt(len(array))
-    moments = np.zeros_like(params.flat), np.zeros_like(params.flat)
-    samples = network.as_samples(X, np.float32, y[:, None])
-    engine = Engine(params, moments, "relu", samples, case.batch, case.batch, n_threads=1)
-    order = rng.permutation(case.n)[: case.batch]
-    engine.epoch(order, 0, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, alpha=1e-4)
+    optimizer, samples = Adam(params, epsilon_hat=True), network.as_samples(X, np.float32, y[:, None])
+    layout = network.layout_of(params, ["relu"] * len(case.hidden), training=True)
+    group = optimizer._table[EXTRA + 1]
+    adam = Update(Variant(rules.ADAM_HAT, "coupled"), optimizer._rows_at, group)
+    engine = Engine(params, layout, samples, "squared_error", adam, case.batch, case.batch, 1, alpha=1e-4)
+    engine.optimizer = optimizer  # whose state lies where the engine writes
+    engine.epoch(rng.permutation(case.n)[: case.batch], 0, group)
     return engine
 
 
@@ -200,14 +227,14 @@ def parts_of(job: Job, block: Block) -> list[Part]:
     layers = range(len(W))
     operations = [2 * rows.size * W[k].size for k in layers]
     names = [f"{m} to {n}" for m, n in pairwise(units)]
-    codes = [job.layout.activation] * (len(W) - 1) + [network.IDENTITY]
+    passes, none = [activate] * (len(W) - 1) + [add_bias], np.empty((0, 1), np.float32)
     return [
         Part(f"gather {rows.size} rows", [partial(gather, job.samples.X, rows, A[0])]),
         *(
             Part(f"forward, {names[k]}", [partial(multiply_forward, A[k], W[k], A[k + 1], panel)], operations[k])
             for k in layers
         ),
-        Part("biases and activation", [partial(activate, A[k + 1], b[k], codes[k]) for k in layers]),
+        Part("biases and activation", [partial(passes[k], A[k + 1], b[k], none) for k in layers]),
         Part("error", [partial(find_error, job.samples, rows, A[-1], float(job.batch_size))]),
         *(
             Part(
@@ -220,7 +247,7 @@ def parts_of(job: Job, block: Block) -> list[Part]:
             Part(f"deltas, {names[k]}", [partial(multiply_back, D[k], W[k], D[k - 1], panel)], operations[k])
             for k in reversed(layers[1:])
         ),
-        Part("derivatives", [partial(derive, D[k - 1], A[k], units[k], codes[k - 1]) for k in layers[1:]]),
+        Part("derivatives", [partial(derive, D[k - 1], A[k], units[k]) for k in layers[1:]]),
     ]
 
 

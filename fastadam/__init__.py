@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastadam import schedules
     from fastadam.custom import optimizer
     from fastadam.environment import info, warmup
-    from fastadam.mlp import MLPRegressor
+    from fastadam.mlp import MLPClassifier, MLPRegressor
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "Adamax",
     "FlatBuffer",
     "Lion",
+    "MLPClassifier",
     "MLPRegressor",
     "NAdam",
     "RAdam",
@@ -42,6 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
+    "MLPClassifier": "fastadam.mlp",
     "MLPRegressor": "fastadam.mlp",
     "info": "fastadam.environment",
     "optimizer": "fastadam.custom",

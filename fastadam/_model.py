@@ -1,53 +1,85 @@
 """The network of one fit as the trainer sees it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam._optimizer import Optimizer
+from fastadam._solvers import group_of
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
-from fastadam.network import Samples, layout_of, predict
-from fastadam.optimizers import Adam
+from fastadam.losses import LOSSES, loss_kernel, predictions
+from fastadam.network import Layout, Samples, predict
 
 Array = NDArray[Any]
 
 
-class TrainedNetwork:
-    """The network of one fit as the trainer sees it: it trains, scores, and remembers its best parameters."""
+class Validation(NamedTuple):
+    """Samples that are not trained on, or not all of them."""
 
-    def __init__(
-        self, params: FlatBuffer, activation: str, samples: Samples, optimizer: Adam, engine: Engine, alpha: float
-    ) -> None:
+    samples: Samples
+    rows: Array
+    """Which of the samples."""
+    X: Any
+    """Those rows as they were validated: for scorers."""
+    y: Array
+    """Their targets as the network has them."""
+    weight: Array | None
+
+    def predictions(self, layout: Layout, params: FlatBuffer, loss: str) -> Array:
+        """What the network predicts for them."""
+        return predictions(LOSSES[loss].link, predict(layout, params.flat, self.samples, self.rows))
+
+    def loss(self, layout: Layout, params: FlatBuffer, loss: str, setting: float) -> float:
+        """The mean loss of the network on them, without any penalty; their targets must be among the samples."""
+        samples, outputs = self.samples, predict(layout, params.flat, self.samples, self.rows)
+        total = len(self.rows) if self.weight is None else float(self.weight.sum(dtype=np.float64))
+        summed = loss_kernel(loss)(outputs, samples.y, samples.weight, self.rows, float(total), setting)
+        return float(summed / total)
+
+
+class TrainedNetwork:
+    """The network of one fit as the trainer sees it: it trains, scores, and remembers its best parameters.
+
+    Parameters
+    ----------
+    params : FlatBuffer
+        The parameters, which the optimizer updates.
+    optimizer : Optimizer
+        Its state is trained by the engine.
+    engine : Engine
+        Has the data.
+    """
+
+    def __init__(self, params: FlatBuffer, optimizer: Optimizer, engine: Engine) -> None:
         self.params = params
         """The parameters after the last epoch."""
         self.best: FlatBuffer | None = None
-        self._layout = layout_of(params, activation)
-        self._samples = samples
+        """Those of the best epoch so far, where scores are watched."""
+        self.score: Callable[[], float] | None = None
+        """Scores the parameters as they are now."""
+        self.loss: Callable[[], float] | None = None
+        """The loss of the parameters as they are now on validation data, if there are any."""
         self._optimizer = optimizer
         self._engine = engine
-        self._alpha = alpha
-        self._score: Callable[[Array], float] | None = None
-        self._validation = np.empty(0, np.intp)
-
-    def hold_out(self, validation: Array, score: Callable[[Array], float], best: FlatBuffer) -> None:
-        """Keep the samples `validation` for `score`, which is given the predictions for them."""
-        self._validation, self._score, self.best = validation, score, best
 
     def run_epoch(self, order: Array) -> float:
         """Train on the samples in this order; return the mean loss."""
         optimizer = self._optimizer
-        loss, optimizer.t = self._engine.epoch(
-            order, optimizer.t, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, alpha=self._alpha
-        )
+        loss, t = self._engine.epoch(order, optimizer.t, group_of(optimizer))
+        optimizer._advance_to(t)
         return loss
 
+    def validation_loss(self) -> float | None:
+        """The loss on validation data, if there are any."""
+        return None if self.loss is None else self.loss()
+
     def validation_score(self) -> float:
-        """Score the held-out samples; NaN where a prediction is not finite, as scikit-learn has it."""
-        assert self._score is not None
-        predicted = predict(self._layout, self.params.flat, self._samples, self._validation)
-        return self._score(predicted) if np.isfinite(predicted).all() else np.nan
+        """Score the validation samples."""
+        assert self.score is not None
+        return self.score()
 
     def keep_as_best(self) -> None:
         """Copy the parameters as they are now."""

@@ -141,6 +141,10 @@ class Optimizer:
     def _advance(self) -> None:
         """Called after each step."""
 
+    def _advance_to(self, t: int) -> None:
+        """Called after steps that were made elsewhere, on this state and this table."""
+        self.t = t
+
     @property
     def params(self) -> Arrays:
         """What was given as `params`."""
@@ -353,9 +357,10 @@ class Optimizer:
         if packed == "uint8":
             state |= {f"{name}_scale": aligned_zeros(size // CODE_BLOCK, dtype) for name in self._rule.states}
         for name, value in self._initial_values().items():
-            state[name][:] = {"bfloat16": bfloat16_bits(np.array([value], np.float32)), "uint8": 255}.get(packed, value)
             if packed == "uint8":
-                state[f"{name}_scale"][:] = value / LARGEST_CODE
+                state[name][:], state[f"{name}_scale"][:] = 255, value / LARGEST_CODE
+            else:
+                state[name][:] = bfloat16_bits(np.array([value], dtype)) if packed else value
         return state if self._options["ema_decay"] is None else state | {"ema": self._arrays.concatenated()}
 
     def _initial_values(self) -> dict[str, float]:

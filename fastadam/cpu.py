@@ -268,7 +268,8 @@ def _stored_as(dtype: DTypeLike, form: str) -> Array:
     return _like(np.uint16 if form else dtype)
 
 
-def _row_reader(variant: Variant, dtype: DTypeLike) -> Callable[..., Any]:
+@functools.cache
+def row_reader(variant: Variant, dtype: DTypeLike) -> Callable[..., Any]:
     """What makes arrays of the rows of the state, from their addresses."""
     rule, parts = variant.rule, []
     whole = {"": _like(dtype), "bfloat16": _like(np.uint16), "uint8": _like(np.uint8)}[variant.state]
@@ -288,7 +289,7 @@ def array_blocks(variant: Variant, dtype: str) -> Callable[..., None]:
     `segments` says where they lie, `rows_at` has the addresses of the rows of the state, and `settings` a row of
     hyper-parameters for each group.
     """
-    apply, read_rows, scalars_of = _application(variant, dtype), _row_reader(variant, dtype), step_scalars(variant.rule)
+    apply, read_rows, scalars_of = _application(variant, dtype), row_reader(variant, dtype), step_scalars(variant.rule)
     extra_of, like = _extra(variant), _like(dtype)
 
     @device

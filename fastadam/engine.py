@@ -4,21 +4,28 @@ A batch is cut into lanes, the same for any number of threads. Each lane goes fo
 into its own row of gradients. Then, in one pass, the rows are summed, the L2 term joins them and the rule updates the
 parameters, part by part of the flat buffer. These are the two phases of a step; `gang.py` has how threads share them.
 
+Activations, losses and updates are called by their address: the engine itself is compiled once for each type.
+
 A lane may be done twice, by a thread that was held up and by the leader that would not wait for it. So each thread has
 a row of its own for each lane, and reads its rows again after claiming: one that comes late writes where nobody looks.
 """
 
+import functools
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-from fastadam import rules
 from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
-from fastadam.cpu import HYPER, Variant, element_loop, step_scalars
+from fastadam.cpu import DECAY, HYPER, Variant, element_loop, row_reader, step_scalars
+from fastadam.dropout import drop_address
 from fastadam.gang import (
     FOREVER,
     Gang,
@@ -36,8 +43,10 @@ from fastadam.gang import (
     tasks_of,
 )
 from fastadam.gemm import squared_norm
-from fastadam.jit import device, inlined, kernel
-from fastadam.network import Layout, Samples, gradient, layout_of, panel_size, total_weight, work_size
+from fastadam.jit import address_of, calling, device, inlined, kernel, rounded, taker
+from fastadam.losses import loss_address
+from fastadam.network import Layout, Samples, gradient, panel_size, total_weight, work_size
+from fastadam.rules import Rule
 
 Array = NDArray[Any]
 
@@ -58,35 +67,45 @@ SHARED_UPDATE = 2**4
 """Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-# The first are a group's, as `step_scalars` wants them.
-LR, BETA1, BETA2, EPS, ALPHA, STEPS, WEIGHT = range(HYPER, HYPER + 7)
-GRADIENT, UPDATE = range(1, 3)
+ALPHA, LOSS_SETTING, MAX_NORM, DROPOUT, SEED, STEPS, WEIGHT, N_SETTINGS = range(8)
+GRADIENT, UPDATE, SUM = range(1, 4)
 
-_update_weights = element_loop(Variant(rules.ADAM_HAT, "coupled"))
-_update_biases = element_loop(Variant(rules.ADAM_HAT))
-_adam_scalars = step_scalars(rules.ADAM_HAT)
+NORM_EPS = 1e-6
+"""What PyTorch adds to the norm before it divides by it."""
 
 
 class Job(NamedTuple):
-    """What the threads of a gang share: the network and its data, the state of Adam, and working memory."""
+    """What the threads of a gang share: the network and its data, the optimizer's state, and working memory."""
 
     layout: Layout
     samples: Samples
     order: Array
     """The samples of an epoch, in the order in which they are trained on."""
     batch_size: int
+    loss: int
+    """Address of the loss's loop, as `loss_address` gives it."""
+    drop: int
+    """Address of `dropout.drop`, or 0."""
+    update: int
+    """Address of an `update_kernel`."""
+    sum: int
+    """Address of a `sum_kernel`, if the gradient is clipped."""
+    carry: int
+    """Address of a `carry_kernel`, or 0."""
+    group: Array
+    """The optimizer's hyper-parameters, as `step_scalars` wants them, and behind them the gradient's factor."""
     p: Array
-    m: Array
-    v: Array
+    rows_at: Array
+    """Addresses of the rows of the optimizer's state."""
     g: Array
     """A row of gradients for each lane of each thread: (threads, lanes, elements)."""
     work: Array
     """A row for each thread, as is `panel`."""
     panel: Array
-    errors: Array
-    """The sum of squared errors of each lane of each thread."""
+    losses: Array
+    """The weighted sum of the losses of each lane of each thread."""
     norms: Array
-    """The squared norm of the weights of each chunk."""
+    """The squared norm of the weights of each chunk; between the phases SUM and UPDATE, that of the gradient."""
     settings: Array
     """What changes between epochs and phases, see LR and the names beside it."""
 
@@ -117,50 +136,120 @@ def add_lanes(g, control, lanes, start, stop):
     return summed
 
 
-@inlined
-def update(layout, p, g, m, v, control, lanes, norms, chunks, decay, scalars):
-    """Update the given chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
+@functools.cache
+def update_kernel(variant: Variant, dtype: str) -> Callable[..., None]:
+    """Update chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
 
-    Weights decay towards zero, biases do not.
+    Weights decay towards zero, biases do not: by `penalty` if the decay is coupled, else as the optimizer says.
     """
-    layers = layout.weights.size
-    for chunk in range(chunks[0], chunks[1]):
-        start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
-        summed = add_lanes(g, control, lanes, start, stop)
-        norms[chunk] = 0
-        for k in range(layers):
-            weights, biases = layout.weights[k], layout.biases[k]
-            end = layout.weights[k + 1] if k + 1 < layers else p.size
-            a, b = max(start, weights), min(stop, biases)
-            if a < b:
-                norms[chunk] += squared_norm(p, a, b)
-                _update_weights(p, summed, (m, v), a, b, 0, decay, scalars, ())
-            a, b = max(start, biases), min(stop, end)
-            if a < b:
-                _update_biases(p, summed, (m, v), a, b, 0, decay, scalars, ())
+    coupled = variant.decay == "coupled"
+    update_weights, update_biases = element_loop(variant), element_loop(variant._replace(decay="none"))
+    scalars_of, read_rows = step_scalars(variant.rule), row_reader(variant, dtype)
+
+    @kernel(variant=f"{variant}_{dtype}", cached=variant.rule.cached)
+    def update(weights_at, biases_at, p, rows_at, g, control, lanes, norms, first, last, t, penalty, group):
+        rows, scalars, layers = read_rows(rows_at, p.size), scalars_of(p, t, group), weights_at.size
+        factor = rounded(p, (group[group.size - 1],))
+        decay = p.dtype.type(penalty if coupled else group[DECAY])
+        for chunk in range(first, last):
+            start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
+            summed = add_lanes(g, control, lanes, start, stop)
+            norms[chunk] = 0
+            for k in range(layers):
+                weights, biases = weights_at[k], biases_at[k]
+                end = weights_at[k + 1] if k + 1 < layers else p.size
+                a, b = max(start, weights), min(stop, biases)
+                if a < b:
+                    norms[chunk] += squared_norm(p, a, b)
+                    update_weights(p, summed, rows, a, b, 0, decay, scalars, factor)
+                a, b = max(start, biases), min(stop, end)
+                if a < b:
+                    update_biases(p, summed, rows, a, b, 0, decay, scalars, factor)
+
+    return update
+
+
+@functools.cache
+def sum_kernel(coupled: bool) -> Callable[..., None]:
+    """Make the whole gradient, the penalty's part with it, in the place of the first lane's, and note its norm.
+
+    It takes what an update takes.
+    """
+
+    @kernel(variant="coupled" if coupled else "decoupled")
+    def add(weights_at, biases_at, p, rows_at, g, control, lanes, norms, first, last, t, penalty, group):
+        decay, layers = p.dtype.type(penalty), weights_at.size
+        for chunk in range(first, last):
+            start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
+            summed = add_lanes(g, control, lanes, start, stop)
+            if coupled:
+                for k in range(layers):
+                    for i in range(np.uint64(max(start, weights_at[k])), np.uint64(min(stop, biases_at[k]))):
+                        summed[i] += decay * p[i]
+            norms[chunk] = squared_norm(summed, start, stop)
+
+    return add
+
+
+@functools.cache
+def carry_kernel(rule: Rule) -> Callable[..., None]:
+    """Change the last hyper-parameter as a step does."""
+    carried, take, last = device(rule.carry), taker(HYPER, len(rule.hyper)), HYPER + len(rule.hyper) - 1
+
+    @kernel(variant=rule.name, cached=rule.cached)
+    def carry(group, t):
+        group[last] = carried(t, *take(group))
+
+    return carry
+
+
+@functools.cache
+def update_addresses(variant: Variant, dtype: np.dtype[Any], clips: bool) -> tuple[Any, Any, Any]:
+    """Where an update stands; what sums the gradient first, if it is clipped; what carries a hyper-parameter on."""
+    coupled = variant.decay == "coupled"
+    if clips:
+        variant = variant._replace(decay="none" if coupled else variant.decay, scale=True)
+    element, integer, number = numba.from_dtype(dtype), types.int64, types.float64
+    places, numbers = types.Array(integer, 1, "C"), types.Array(number, 1, "C")
+    flat, lanes = types.Array(element, 1, "C"), types.Array(element, 3, "C")
+    kinds = (
+        places, places, flat, places, lanes, places, integer, numbers, integer, integer, integer, number, numbers,
+    )  # fmt: skip
+    return (
+        address_of(update_kernel(variant, dtype.name), *kinds),
+        address_of(sum_kernel(coupled), *kinds) if clips else 0,
+        address_of(carry_kernel(variant.rule), numbers, integer) if variant.rule.carry is not None else 0,
+    )
+
+
+_call = calling(types.none)
 
 
 @device
 def gradient_task(job, lane, thread, control, phase):
     """Put one lane of the batch through the network."""
+    s = job.settings
     start, stop = rows_of(control, phase)
     a, b = lane_bounds(lane, _lanes_of(stop - start, job.p.size), stop - start)
-    job.errors[thread, lane] = gradient(
-        job.layout, job.p, job.samples, job.order[start + a : start + b], job.settings[WEIGHT],
-        job.work[thread], job.panel[thread], job.g[thread, lane],
+    dropout = job.drop, int(s[SEED]), int(s[STEPS]), s[DROPOUT]
+    job.losses[thread, lane] = gradient(
+        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, job.order[start + a : start + b],
+        s[WEIGHT], job.work[thread], job.panel[thread], job.g[thread, lane],
     )  # fmt: skip
 
 
 @device
-def update_task(job, part, parts, control, phase):
-    """Update one part of the flat buffer."""
-    s, size = job.settings, job.norms.size
+def pass_task(job, part, parts, control, phase):
+    """Update one part of the flat buffer, or sum its gradient."""
+    s, size, updates = job.settings, job.norms.size, kind_of(phase) == UPDATE
     start, stop = rows_of(control, phase)
-    lanes = _lanes_of(stop - start, job.p.size)
-    scalars = _adam_scalars(job.p, int(s[STEPS]), s)
-    decay = job.p.dtype.type(s[ALPHA] / s[WEIGHT])
-    chunks = part * size // parts, (part + 1) * size // parts
-    update(job.layout, job.p, job.g, job.m, job.v, control, lanes, job.norms, chunks, decay, scalars)
+    lanes = 1 if updates and s[MAX_NORM] > 0 else _lanes_of(stop - start, job.p.size)
+    first, last = part * size // parts, (part + 1) * size // parts
+    _call(
+        job.update if updates else job.sum,
+        (job.layout.weights, job.layout.biases, job.p, job.rows_at, job.g, control, lanes, job.norms,
+         first, last, int(s[STEPS]), s[ALPHA] / s[WEIGHT], job.group),
+    )  # fmt: skip
 
 
 @inlined
@@ -173,7 +262,7 @@ def share(job, thread, control, phase):
             if kind == GRADIENT:
                 gradient_task(job, task, thread, control, phase)
             else:
-                update_task(job, task, tasks, control, phase)
+                pass_task(job, task, tasks, control, phase)
             finish(control, task, phase, thread)
             done += 1
     return done
@@ -198,15 +287,25 @@ def find_gradient(job, thread, control, lanes, start, stop, patience):
 
 
 @inlined
-def make_update(job, thread, threads, control, start, stop):
-    """Lead the phase that updates the parameters."""
+def make_pass(job, kind, thread, threads, control, start, stop):
+    """Lead a phase that goes over the flat buffer: one that updates the parameters, or sums the gradient."""
     tasks = threads if job.p.size >= SHARED_UPDATE else 0
-    phase = open_phase(control, UPDATE, tasks, start, stop)
+    phase = open_phase(control, kind, tasks, start, stop)
     if tasks == 0:
-        update_task(job, 0, 1, control, phase)
+        pass_task(job, 0, 1, control, phase)
     share(job, thread, control, phase)
     for part in range(tasks):
         done_in_time(control, part, phase, FOREVER)
+
+
+@device
+def clipping_factor(norms, max_norm):
+    """What brings a gradient of these squared norms down to `max_norm`, or 1; NaN stays NaN."""
+    total = 0.0
+    for chunk in range(norms.size):
+        total += norms[chunk]
+    factor = max_norm / (math.sqrt(total) + NORM_EPS)
+    return 1.0 if factor > 1.0 else factor
 
 
 @inlined
@@ -225,7 +324,13 @@ def lead(job, thread, threads, control):
         settings[WEIGHT] = weight
         lanes = _lanes_of(stop - start, job.p.size)
         patience = find_gradient(job, thread, control, lanes, start, stop, patience)
-        make_update(job, thread, threads, control, start, stop)
+        clips = settings[MAX_NORM] > 0
+        for kind in range(SUM if clips else UPDATE, UPDATE - 1, -1):
+            make_pass(job, kind, thread, threads, control, start, stop)
+            if kind == SUM:
+                job.group[job.group.size - 1] = clipping_factor(job.norms, settings[MAX_NORM])
+        if job.carry != 0:
+            _call(job.carry, (job.group, int(settings[STEPS])))
         loss = batch_loss(job, control, lanes)
         total += loss * (stop - start)
         counted += stop - start
@@ -235,14 +340,14 @@ def lead(job, thread, threads, control):
 
 @inlined
 def batch_loss(job, control, lanes):
-    """Half the mean squared error of the batch, and the penalty on the weights before the update."""
-    errors = 0.0
+    """The mean loss of the batch, and the penalty on the weights before the update."""
+    total = 0.0
     for lane in range(lanes):
-        errors += job.errors[finisher(control, lane, GRADIENT), lane]
+        total += job.losses[finisher(control, lane, GRADIENT), lane]
     norm = 0.0
     for chunk in range(job.norms.size):
         norm += job.norms[chunk]
-    return 0.5 * (errors / job.layout.units[-1] + job.settings[ALPHA] * norm) / job.settings[WEIGHT]
+    return (total + 0.5 * job.settings[ALPHA] * norm) / job.settings[WEIGHT]
 
 
 @inlined
@@ -267,6 +372,17 @@ def run(job, thread, threads, control, seen):
     return 0.0, follow(job, thread, control, seen)
 
 
+class Update(NamedTuple):
+    """An update as the engine makes it: what is compiled, where its state lies, and its hyper-parameters."""
+
+    variant: Variant
+    """With `decay="coupled"`, `alpha` is the strength of an L2 penalty on the weights, which is part of the loss."""
+    rows_at: Array
+    """The address of each state of the rule, flat arrays that must outlive the engine."""
+    group: Array
+    """A group's row of the optimizer's table, see `cpu.HYPER`; a later one is given with each epoch."""
+
+
 class Engine(AbstractContextManager["Engine"]):
     """Trains a network on given samples; use it as a context manager, which its threads live in.
 
@@ -274,48 +390,72 @@ class Engine(AbstractContextManager["Engine"]):
     ----------
     params : FlatBuffer
         Parameters with the layout of `network.shapes_of`, updated in place.
-    moments : (ndarray, ndarray)
-        Adam's flat state, updated in place.
-    activation : {"identity", "logistic", "tanh", "relu"}
-        Of the hidden layers.
+    layout : Layout
+        How they lie there, for training.
     samples : Samples
         The data.
+    loss : str
+        A name among `losses.LOSSES`.
+    update : Update
+        What is done with a gradient.
     n_rows : int
         Samples of an epoch.
     batch_size : int
         Samples of a step.
     n_threads : int or None
         Number of threads; None chooses by the work in a step and the cores that are free.
+    alpha : float
+        Strength of the L2 penalty.
+    loss_setting : float
+        The loss's own number, if it has one.
+    clip_norm : float or None
+        Bound on the norm of the whole gradient, the penalty's part with it.
+    dropout : float
+        Part of the hidden units that are off in each step, for each sample others; 0 for none.
+    seed : int
+        Says which.
     """
 
     def __init__(
         self,
         params: FlatBuffer,
-        moments: tuple[Array, Array],
-        activation: str,
+        layout: Layout,
         samples: Samples,
+        loss: str,
+        update: Update,
         n_rows: int,
         batch_size: int,
         n_threads: int | None = None,
+        *,
+        alpha: float = 0.0,
+        loss_setting: float = 0.0,
+        clip_norm: float | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        layout = layout_of(params, activation)
         lanes = lanes_of(batch_size, params.flat.size)
         wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
-        self._settings = np.zeros(WEIGHT + 1)
+        self._settings = np.zeros(N_SETTINGS)
+        fixed = {ALPHA: alpha, LOSS_SETTING: loss_setting, MAX_NORM: clip_norm or 0.0, DROPOUT: dropout, SEED: seed}
+        self._settings[list(fixed)] = list(fixed.values())
         threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
         self._job = Job(
             layout,
             samples,
             self._order,
             batch_size,
+            loss_address(loss, dtype),
+            drop_address(dtype) if dropout else 0,
+            *update_addresses(update.variant, dtype, clip_norm is not None),
+            np.append(update.group, 1.0),
             params.flat,
-            *moments,
+            update.rows_at,
             g=_aligned_rows(threads * lanes, size, dtype).reshape(threads, lanes, -1),
             work=_aligned_rows(threads, work_size(layout, batch_size), dtype),
             panel=_aligned_rows(threads, panel_size(dtype), dtype),
-            errors=np.zeros((threads, lanes)),
+            losses=np.zeros((threads, lanes)),
             norms=np.zeros(-(-size // CHUNK)),
             settings=self._settings,
         )
@@ -329,14 +469,17 @@ class Engine(AbstractContextManager["Engine"]):
     ) -> None:
         self._gang.__exit__(kind, error, traceback)
 
-    def epoch(
-        self, order: Array, t: int, *, lr: float, betas: tuple[float, float], eps: float, alpha: float
-    ) -> tuple[float, int]:
-        """Train on the samples in this order; returns the mean loss, and the step count that was `t` before."""
+    def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
+        """Train on the samples in this order, with these hyper-parameters, which a step may change.
+
+        Returns the mean loss, and the step count that was `t` before.
+        """
         self._order[:] = order
-        self._settings[LR : STEPS + 1] = lr, *betas, eps, alpha, t
+        self._job.group[:-1] = group
+        self._settings[STEPS] = t
         self._gang.wake()
         loss, _ = run(self._job, 0, self._gang.threads, self._gang.control, 0)
+        group[:] = self._job.group[:-1]
         return float(loss), int(self._settings[STEPS])
 
     def _follow(self, thread: int, control: Array, seen: int) -> int:

@@ -1,28 +1,29 @@
 """The network: forward, loss and backward, compiled, over views of one flat buffer.
 
 Reads from the inside out: what happens to a block of rows in one layer; forward and backward through all layers. The
-products are in `gemm.py`; the epoch that calls `gradient` is in `engine.py`. At the end, the Python side: how
-parameters and data are laid out for the compiled functions, and prediction.
+products are in `gemm.py`, activations and losses in modules of their own, called by their address; the epoch that calls
+`gradient` is in `engine.py`. At the end, the Python side: how parameters and data are laid out for the compiled
+functions, and prediction.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 from scipy import sparse
 
+from fastadam.activations import ACTIVATIONS, addresses
 from fastadam.buffers import FlatBuffer, writeable_view
 from fastadam.gemm import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul
-from fastadam.jit import device, inlined, kernel
+from fastadam.jit import JIT_DISABLED, calling, device, inlined, kernel
 
 Array = NDArray[Any]
 
-IDENTITY, LOGISTIC, TANH, RELU = range(4)
-ACTIVATIONS = {"identity": IDENTITY, "logistic": LOGISTIC, "tanh": TANH, "relu": RELU}
+FORWARD, BACKWARD = range(2)
 
 BLOCK_ROWS = 256
 """Rows that go through the network at a time."""
@@ -39,12 +40,15 @@ class Layout(NamedTuple):
     """Offset of each weight matrix in the flat parameters: n_layers - 1."""
     biases: Array
     """Offset of each bias in the flat parameters: n_layers - 1."""
-    activation: int
-    """Code of the hidden activation; the output has none."""
+    functions: Array
+    """Addresses of the loops of each layer's activation, forward and, for training, backward: 2 x (n_layers - 1)."""
     widest: int
     """Elements of a row of the widest layer."""
     work: int
-    """Elements of working memory for a row: the activations of each layer and two areas of deltas."""
+    """Elements of working memory for a row: the activations of each layer and two areas of deltas; see `kept`."""
+    kept: int
+    """Where some derivative needs more than what came out of its layer: elements of a row from a layer's activations to
+    what it keeps for that, which doubles the working memory. Else 0."""
 
 
 class Samples(NamedTuple):
@@ -62,41 +66,8 @@ class Samples(NamedTuple):
 # --- one layer, one block of rows -----------------------------------------------------------------------------------
 
 
-@device
-def add_bias_and_activate(Z, b, activation):
-    """Z ← f(Z + b), in one pass."""
-    zero, one = Z.dtype.type(0), Z.dtype.type(1)  # a plain 0 or 1 would make float32 arithmetic float64
-    for i in range(Z.shape[0]):
-        if activation == RELU:
-            for j in range(b.size):
-                z = Z[i, j] + b[j]
-                Z[i, j] = zero if z <= zero else z  # written so that NaN stays NaN
-        elif activation == TANH:
-            for j in range(b.size):
-                Z[i, j] = math.tanh(Z[i, j] + b[j])
-        elif activation == LOGISTIC:
-            for j in range(b.size):
-                Z[i, j] = one / (one + math.exp(-(Z[i, j] + b[j])))
-        else:
-            for j in range(b.size):
-                Z[i, j] += b[j]
-
-
-@device
-def multiply_by_derivative(D, A, units, activation):
-    """D ← D · f'(z), from the activations A = f(z) of so many units."""
-    zero, one = D.dtype.type(0), D.dtype.type(1)  # and what is read is read always: a load in a branch is no vector
-    for i in range(D.shape[0]):
-        if activation == RELU:
-            for j in range(units):
-                d, a = D[i, j], A[i, j]
-                D[i, j] = zero if a == zero else d
-        elif activation == TANH:
-            for j in range(units):
-                D[i, j] *= one - A[i, j] * A[i, j]
-        elif activation == LOGISTIC:
-            for j in range(units):
-                D[i, j] *= A[i, j] * (one - A[i, j])
+_call = calling(types.none)
+_call_loss = calling(types.float64)
 
 
 @device
@@ -150,8 +121,12 @@ def matrix(flat, offset, rows, columns):
     return flat[offset : offset + rows * columns].reshape(rows, columns)
 
 
+NO_DROPOUT = (0, 0, 0, 0.0)
+"""The address of `dropout.drop`, its seed, the step and the rate."""
+
+
 @inlined
-def forward(layout, p, samples, rows, work, panel):
+def forward(layout, p, samples, rows, work, panel, dropout):
     """Run the rows through the network; returns the offset in `work` of the last layer's activations.
 
     The activations of layer k, a (rows, columns[k]) matrix, follow those of layer k - 1 in `work`, which begins with
@@ -170,31 +145,16 @@ def forward(layout, p, samples, rows, work, panel):
             matmul(matrix(work, here, n, layout.columns[k]), W, Z, False, panel)
         else:
             sparse_forward(samples, rows, W, Z)
-        b = p[layout.biases[k] : layout.biases[k] + fan_out]
-        add_bias_and_activate(Z, b, layout.activation if k < last - 1 else IDENTITY)
+        K = matrix(work, after + n * layout.kept, n if layout.kept > 0 else 0, layout.columns[k + 1])
+        _call(layout.functions[FORWARD, k], (Z, p[layout.biases[k] : layout.biases[k] + fan_out], K))
+        if dropout[0] != 0 and k < last - 1:
+            _call(dropout[0], (Z, rows, fan_out, k, dropout[1], dropout[2], dropout[3]))
         here = after
     return here
 
 
-@device
-def squared_error(samples, rows, Z, scale):
-    """Turn predictions into deltas, in place, and return the sum of the weighted squared errors.
-
-    `scale` is what the gradient is divided by: the total weight of the batch.
-    """
-    total = 0.0
-    for i in range(rows.size):
-        weight = samples.weight[rows[i]] if samples.weight.size else Z.dtype.type(1)
-        factor = Z.dtype.type(weight / scale)
-        for j in range(samples.y.shape[1]):
-            error = Z[i, j] - samples.y[rows[i], j]
-            total += weight * error * error
-            Z[i, j] = error * factor
-    return total
-
-
 @inlined
-def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
+def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout):
     """Carry the deltas at `work[here:]` back through the network; the gradient is written to, or added to, `g`.
 
     Deltas of the hidden layers alternate between two areas behind the activations.
@@ -217,7 +177,10 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel):
             delta_at = behind + (k % 2) * widest
             D_before = matrix(work, delta_at, n, layout.columns[k])
             matmul_transposed(D, matrix(p, layout.weights[k], fan_in, fan_out), D_before, panel)
-            multiply_by_derivative(D_before, A, fan_in, layout.activation)
+            if dropout[0] != 0:
+                _call(dropout[0], (D_before, rows, fan_in, k - 1, dropout[1], dropout[2], dropout[3]))
+            X = matrix(work, before + n * layout.kept, n, layout.columns[k])
+            _call(layout.functions[BACKWARD, k - 1], (D_before, X, fan_in))
         here = before
 
 
@@ -233,18 +196,19 @@ def total_weight(samples, rows):
 
 
 @inlined
-def gradient(layout, p, samples, rows, scale, work, panel, g):
-    """Write the gradient of the squared error over these rows, divided by `scale`, to `g`; return the error's sum.
+def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, panel, g):
+    """Write the gradient of the loss over these rows, divided by `scale`, to `g`; return the weighted sum of the loss.
 
     The rows go through the network in blocks whose activations stay in the core's own cache.
     """
-    errors = 0.0
+    total = 0.0
     for start in range(0, rows.size, BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
-        here = forward(layout, p, samples, block, work, panel)
-        errors += squared_error(samples, block, matrix(work, here, block.size, layout.columns[-1]), scale)
-        backward(layout, p, samples, block, work, here, g, start > 0, panel)
-    return errors
+        here = forward(layout, p, samples, block, work, panel, dropout)
+        Z = matrix(work, here, block.size, layout.columns[-1])
+        total += _call_loss(loss, (Z, samples.y, samples.weight, block, scale, setting))
+        backward(layout, p, samples, block, work, here, g, start > 0, panel, dropout)
+    return total
 
 
 @kernel
@@ -252,7 +216,7 @@ def predict_rows(layout, p, samples, rows, work, panel, out):
     """Write the network's output for the samples `rows` to `out`, a block of rows at a time."""
     for start in range(0, rows.size, BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
-        here = forward(layout, p, samples, block, work, panel)
+        here = forward(layout, p, samples, block, work, panel, NO_DROPOUT)
         Z = matrix(work, here, block.size, layout.columns[-1])
         out[start : start + block.size] = Z[:, : out.shape[1]]
 
@@ -296,20 +260,40 @@ def samples_of_dense(X: Array) -> Samples:
     return Samples(X, *_no_samples(X.dtype)[1:])
 
 
-def layout_of(params: FlatBuffer, activation: str) -> Layout:
-    """Where the weights and biases of a network with the shapes of `shapes_of` lie in its buffer."""
+def layout_of(
+    params: FlatBuffer, activations: Sequence[str] = (), *, training: bool = False, dropout: bool = False
+) -> Layout:
+    """Where the weights and biases of a network with the shapes of `shapes_of` lie in its buffer.
+
+    `activations` are those of the hidden layers: without them, the functions are still to be set. Only a layout for
+    training can go backward.
+    """
     layers = range(len(params) // 2)
     units = [params["W0"].shape[0], *(params[f"b{k}"].size for k in layers)]
     columns = [row_length(n, params.dtype.itemsize) for n in units]
+    work = sum(columns) + 2 * max(columns)
+    keeps = training and (dropout or any(ACTIVATIONS[name].by_input for name in activations))
     return Layout(
         units=np.array(units, np.int64),
         columns=np.array(columns, np.int64),
         weights=np.array([params.offsets[f"W{k}"] for k in layers], np.int64),
         biases=np.array([params.offsets[f"b{k}"] for k in layers], np.int64),
-        activation=ACTIVATIONS[activation],
+        functions=functions_of(tuple(activations), params.dtype, training) if activations or training else _NONE,
         widest=max(columns),
-        work=sum(columns) + 2 * max(columns),
+        work=2 * work if keeps else work,
+        kept=work if keeps else 0,
     )
+
+
+_NONE = np.zeros((2, 0), np.int64)
+
+
+@functools.cache
+def functions_of(activations: tuple[str, ...], dtype: np.dtype[Any], training: bool) -> Array:
+    """Addresses of the layers' functions; the output layer has the identity, whatever its loss makes of it."""
+    forward_at = addresses((*activations, "identity"), dtype, backward=False)
+    backward_at = addresses(activations, dtype, backward=True) if training else (0,) * len(activations)
+    return np.array([forward_at, (*backward_at, 0)], object if JIT_DISABLED else np.int64)
 
 
 def row_length(units: int, itemsize: int) -> int:

@@ -648,6 +648,10 @@ class NAdam(Optimizer):
             self._mu_products[row] *= rules.nadam_momentum(self.t, values["betas"][0], values["momentum_decay"])
             column[row] = self._mu_products[row]
 
+    def _advance_to(self, t: int) -> None:
+        super()._advance_to(t)
+        self._mu_products = self._table[EXTRA + 1 :, HYPER + rules.NADAM.hyper.index("mu_product")].tolist()
+
     def _counters(self) -> dict[str, Any]:
         return super()._counters() | {"mu_products": list(self._mu_products)}
 

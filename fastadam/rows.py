@@ -308,11 +308,11 @@ class RowAdam(Optimizer):
                 self._state[name] *= (beta**missed).astype(self._p.dtype)[:, np.newaxis]
         self._last_step[:] = self.t
 
-    def _load_counters(self, state: Mapping[str, Any]) -> None:
-        last_step = state.get("last_step", self._last_step)
-        if last_step.size and not 0 <= last_step.min() <= last_step.max() <= state["t"]:
-            raise ValueError(f"state['last_step'] must be in [0, t], got {last_step} with t={state['t']}")
-        super()._load_counters(state)
+    def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        counters, last_step = super()._checked_counters(state), state.get("last_step", self._last_step)
+        if last_step.size and not 0 <= last_step.min() <= last_step.max() <= counters["t"]:
+            raise ValueError(f"state['last_step'] must be in [0, t], got {last_step} with t={counters['t']}")
+        return counters
 
 
 def _address(array: Array) -> int:

@@ -28,6 +28,8 @@ class Rule(NamedTuple):
     """The hyper-parameters, in the order in which `scalars` takes them."""
     positive: tuple[str, ...] = ()
     """Those states that are never negative, as sums of squares are."""
+    carry: Callable[..., float] | None = None
+    """`carry(t, *hyper)` is what the last hyper-parameter becomes behind step `t`, if a step changes it."""
     cached: bool = True
     """Whether its compiled form may be kept on disk: not that of a user's own rule, whose source no cache knows."""
 
@@ -57,9 +59,36 @@ def nesterov(p, g, buffer, lr, mass, weight):
     return p - lr * (g + mass * buffer), buffer
 
 
+def velocity(p, g, v, lr, mass):
+    """Gradient descent with momentum, in scikit-learn's form: the rate is inside of the velocity."""
+    v = mass * v - lr * g
+    return p + v, v
+
+
+def velocity_nesterov(p, g, v, lr, mass):
+    """Nesterov's momentum, in scikit-learn's form."""
+    v = mass * v - lr * g
+    return p + (mass * v - lr * g), v
+
+
+def velocity_scalars(t, lr, mass):
+    """The same in each step."""
+    return lr, mass
+
+
 def momentum_scalars(t, lr, mass, dampening):
     """The first gradient enters the buffer undampened."""
     return lr, mass, 1.0 - dampening if t > 1 else 1.0
+
+
+def keep(p, g, gradient):
+    """No step at all: the gradient is kept, for a method that steps by itself."""
+    return p, g
+
+
+def keep_scalars(t):
+    """None."""
+    return ()
 
 
 # --- rates for each element -------------------------------------------------------------------------------------------
@@ -202,6 +231,11 @@ def nadam_scalars(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
     return by_g, by_m, inv_sqrt_c2, beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps
 
 
+def nadam_carry(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
+    """The product of the momenta, with that of this step."""
+    return mu_product * (beta1 * (1.0 - 0.5 * math.pow(0.96, t * momentum_decay)))
+
+
 def radam(p, g, exp_avg, exp_avg_sq, step_size, rectified, beta1, one_minus_beta1, beta2, one_minus_beta2, eps):
     """RAdam (Liu et al. 2020): without the second moment while too few steps have estimated it."""
     exp_avg = beta1 * exp_avg + one_minus_beta1 * g
@@ -264,6 +298,9 @@ _RMSPROP = ("lr", "alpha", "eps")
 SGD = Rule("sgd", sgd, sgd_scalars, (), ("lr",))
 MOMENTUM = Rule("momentum", momentum, momentum_scalars, ("momentum_buffer",), ("lr", "momentum", "dampening"))
 NESTEROV = MOMENTUM._replace(name="nesterov", update=nesterov)
+VELOCITY = Rule("velocity", velocity, velocity_scalars, ("velocity",), ("lr", "momentum"))
+VELOCITY_NESTEROV = VELOCITY._replace(name="velocity_nesterov", update=velocity_nesterov)
+KEEP = Rule("keep", keep, keep_scalars, ("gradient",), ())
 RMSPROP = Rule("rmsprop", rmsprop, rmsprop_scalars, ("square_avg",), _RMSPROP, positive=("square_avg",))
 RMSPROP_CENTERED = Rule(
     "rmsprop_centered", rmsprop_centered, rmsprop_scalars, ("square_avg", "grad_avg"), _RMSPROP,
@@ -289,7 +326,7 @@ AMSGRAD_HAT = AMSGRAD._replace(name="amsgrad_hat", scalars=adam_hat_scalars)
 ADAMAX = Rule("adamax", adamax, adamax_scalars, ("exp_avg", "exp_inf"), _BETAS, positive=("exp_inf",))
 NADAM = Rule(
     "nadam", nadam, nadam_scalars, ("exp_avg", "exp_avg_sq"), (*_BETAS, "momentum_decay", "mu_product"),
-    positive=("exp_avg_sq",),
+    positive=("exp_avg_sq",), carry=nadam_carry,
 )  # fmt: skip
 RADAM = Rule("radam", radam, radam_scalars, ("exp_avg", "exp_avg_sq"), _BETAS, positive=("exp_avg_sq",))
 LION = Rule("lion", lion, lion_scalars, ("exp_avg",), ("lr", "beta1", "beta2"))

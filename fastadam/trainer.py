@@ -6,9 +6,10 @@ so that a later call can go on where this one stopped.
 
 import enum
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ class Model(Protocol):
 
     def run_epoch(self, order: Indices) -> float:
         """Train on the samples in this order; return the mean loss."""
+
+    def validation_loss(self) -> float | None:
+        """The loss of the model as it is now on validation data, if there are any."""
 
     def validation_score(self) -> float:
         """Score the model as it is now on held-out samples; higher is better."""
@@ -35,6 +39,7 @@ class Outcome(enum.Enum):
     CONVERGED = "the loss or the validation score stopped improving"
     MAX_ITER = "the last epoch was reached"
     STOPPED = "a callback asked for it"
+    MAX_TIME = "the time was up"
     INTERRUPTED = "the user pressed Ctrl-C"
 
 
@@ -53,11 +58,20 @@ class Progress:
     samples_seen: int = 0
     order: Indices | None = None
     """The training samples in the order of the last epoch: each epoch shuffles it further."""
+    reductions: int = 0
+    """How often the learning rate was lowered because training had stalled."""
+    plateau: Any = None
+    """The number of losses, or scores, that a rate lowered on plateaus has seen, and what it remembers of them."""
+    validation_losses: list[float] = field(default_factory=list)
+    """Losses on validation data, if there are any."""
+    seed: int = 0
+    """Of dropout."""
 
     def copy(self) -> "Progress":
         """Copy all that training changes in place."""
         scores = None if self.scores is None else list(self.scores)
-        return Progress(**{**self.__dict__, "scores": scores, "losses": list(self.losses)})
+        losses = {"losses": list(self.losses), "validation_losses": list(self.validation_losses)}
+        return Progress(**{**self.__dict__, "scores": scores, **losses})
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,8 @@ class Plan:
     shuffle: bool
     tol: float
     n_iter_no_change: float
+    max_time: float = math.inf
+    """Seconds after which no further epoch begins."""
 
 
 def train(
@@ -77,6 +93,7 @@ def train(
     random_state: np.random.RandomState,
     begin_epoch: Callable[[], None],
     end_epoch: Callable[[], bool],
+    stalled: Callable[[], bool] = lambda: True,
 ) -> Outcome:
     """Train until the plan, a callback or the user ends it; `progress` is updated epoch by epoch.
 
@@ -92,21 +109,28 @@ def train(
         Draws one permutation an epoch.
     begin_epoch, end_epoch : callable
         Called around each epoch; `end_epoch` returns True to stop.
+    stalled : callable, optional
+        Called where nothing has improved for too long; returns False to go on nonetheless, and count anew.
 
     Returns
     -------
     Outcome
         Why training ended.
     """
+    end = time.monotonic() + plan.max_time
     try:
-        for _ in range(plan.max_iter):
+        for epoch in range(plan.max_iter):
             begin_epoch()
             _run_epoch(model, progress, plan, random_state)
             stop = end_epoch()
             if progress.epochs_without_improvement > plan.n_iter_no_change:
-                return Outcome.CONVERGED
+                if stalled():
+                    return Outcome.CONVERGED
+                progress.epochs_without_improvement = 0
             if stop:
                 return Outcome.STOPPED
+            if time.monotonic() >= end and epoch < plan.max_iter - 1:
+                return Outcome.MAX_TIME
     except KeyboardInterrupt:
         return Outcome.INTERRUPTED
     return Outcome.MAX_ITER
@@ -118,6 +142,9 @@ def _run_epoch(model: Model, progress: Progress, plan: Plan, random_state: np.ra
         progress.order = progress.order[random_state.permutation(progress.order.size)]
     progress.losses.append(model.run_epoch(progress.order))
     progress.samples_seen += progress.order.size
+    validation_loss = model.validation_loss()
+    if validation_loss is not None:
+        progress.validation_losses.append(validation_loss)
     if progress.scores is None:
         _watch_loss(progress, plan.tol)
     else:

@@ -74,7 +74,7 @@ def test_a_pushed_cart_moves_as_mechanics_says():
 def test_both_are_reported(capsys):
     importlib.import_module("compiled_loop").main(gan_steps=50, pole_steps=2)
     printed = capsys.readouterr().out
-    assert printed.count("times the speed, with the same model to the last bit.") == 2
+    assert printed.count("times the speed,\n  with the same model to the last bit.") == 2
     assert "mean length of an episode: " in printed
 
 
@@ -151,3 +151,17 @@ def test_every_schedule_is_drawn(tmp_path):
             assert name in drawn or name in ("Schedule", "Function")
     example.main(tmp_path / "schedules.png")
     assert (tmp_path / "schedules.png").stat().st_size > 10_000
+
+
+# Fewer bytes
+
+
+def test_states_in_fewer_bytes_end_where_float32_does():
+    example = importlib.import_module("fewer_bytes")
+    results = example.compare(epochs=30, steps=3000)
+    for curves in results.values():
+        ends = {name: losses[-20:].mean() for name, losses in curves.items()}
+        assert ends["float32"] < 0.3 * curves["float32"][0]
+        for name in ("bfloat16", "uint8"):
+            assert ends[name] == pytest.approx(ends["float32"], rel=0.1)
+    assert len(example.draw(results).axes) == 3

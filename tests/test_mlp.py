@@ -765,23 +765,7 @@ def test_numbers_of_threads_that_make_no_sense_are_refused(n_threads):
         make(n_threads=n_threads).fit(X, y)
 
 
-# --- what is not there ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"solver": "sgd"}, "solver='sgd' is not implemented yet, use solver='adam'"),
-        ({"solver": "lbfgs"}, "solver='lbfgs' is not implemented yet, use solver='adam'"),
-        ({"loss": "poisson"}, "loss='poisson' is not implemented yet, use loss='squared_error'"),
-    ],
-)
-def test_what_is_not_implemented_says_so_by_name(parameters, message):
-    model = make().fit(X, y).set_params(**parameters)
-    before = snapshot(model)
-    with pytest.raises(NotImplementedError, match=re.escape(message)):
-        model.fit(X, y)
-    assert_unchanged(model, before)
+# --- lbfgs, Poisson ---------------------------------------------------------------------------------------------------
 
 
 def test_lbfgs_has_no_partial_fit():

@@ -1,4 +1,4 @@
-"""MLPRegressor against scikit-learn's: the same call is made to both, and everything they do is compared."""
+"""Both estimators against scikit-learn's: the same call is made to both, and everything they do is compared."""
 
 import contextlib
 import copy
@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import sklearn
 import sklearn.neural_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from sklearn.neural_network.tests import test_mlp as sklearn_tests
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fastadam import MLPRegressor
+from fastadam import MLPClassifier, MLPRegressor
 
 SMALL = {"random_state": 3, "max_iter": 20, "hidden_layer_sizes": (12, 7)}
 ACTIVATIONS = ["identity", "logistic", "tanh", "relu"]
@@ -63,19 +61,21 @@ def outcome(Estimator, parameters, calls):
     return Outcome(model, error, [(w.category, str(w.message)) for w in caught], printed.getvalue())
 
 
-def both(parameters, *calls):
-    return tuple(
-        outcome(Estimator, parameters, calls) for Estimator in (MLPRegressor, sklearn.neural_network.MLPRegressor)
-    )
+def theirs_of(Estimator):
+    return getattr(sklearn.neural_network, Estimator.__name__)
+
+
+def both(parameters, *calls, Estimator=MLPRegressor):
+    return tuple(outcome(E, parameters, calls) for E in (Estimator, theirs_of(Estimator)))
 
 
 def fitted_attributes(model):
     return {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
 
 
-def assert_same(parameters, *calls, predict=None, loss=1e-8, coefs=1e-6):
+def assert_same(parameters, *calls, predict=None, loss=1e-8, coefs=1e-6, Estimator=MLPRegressor):
     """Everything that a user sees is the same; numbers are as close as `loss`, relative, and `coefs`, absolute."""
-    ours, theirs = both({"verbose": True, **parameters}, *calls)
+    ours, theirs = both({"verbose": True, **parameters}, *calls, Estimator=Estimator)
     assert ours.error == theirs.error is None
     assert ours.warnings == theirs.warnings
     assert NUMBER.sub("#", ours.printed) == NUMBER.sub("#", theirs.printed)
@@ -86,8 +86,8 @@ def assert_same(parameters, *calls, predict=None, loss=1e-8, coefs=1e-6):
     for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
         assert getattr(a, name) == getattr(b, name), name
     for name in ("loss_curve_", "loss_", "best_loss_", "validation_scores_", "best_validation_score_"):
-        if getattr(b, name) is None:
-            assert getattr(a, name) is None
+        if getattr(b, name, None) is None:
+            assert getattr(a, name, None) is None
         else:
             np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=loss, err_msg=name)
     for name in ("coefs_", "intercepts_"):
@@ -95,9 +95,23 @@ def assert_same(parameters, *calls, predict=None, loss=1e-8, coefs=1e-6):
             assert (p.shape, p.dtype) == (q.shape, q.dtype)
             np.testing.assert_allclose(p, q, rtol=0, atol=coefs)
     predict = calls[0][1] if predict is None else predict
-    p, q = a.predict(predict), b.predict(predict)
+    assert_same_predictions(a, b, predict, 1e2 * coefs)
+
+
+def assert_same_predictions(a, b, X, tolerance):
+    p, q = a.predict(X), b.predict(X)
     assert (p.shape, p.dtype) == (q.shape, q.dtype)
-    np.testing.assert_allclose(p, q, rtol=1e2 * coefs, atol=1e2 * coefs)
+    if isinstance(a, MLPRegressor):
+        np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
+        return
+    p, q = (labels.toarray() if sparse.issparse(labels) else labels for labels in (p, q))
+    np.testing.assert_array_equal(p, q)
+    np.testing.assert_array_equal(a.classes_, b.classes_)
+    for method in ("predict_proba", "predict_log_proba"):
+        with np.errstate(divide="ignore"):
+            p, q = getattr(a, method)(X), getattr(b, method)(X)
+        assert (p.shape, p.dtype) == (q.shape, q.dtype)
+        np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
 
 
 # --- the table: parameters, and what fit is called with --------------------------------------------------------------
@@ -188,6 +202,93 @@ def test_fit_is_the_same(case):
     assert_same(parameters, ("fit", *arguments))
 
 
+rates = ["constant", "invscaling", "adaptive"]
+SGD = {"solver": "sgd", "learning_rate_init": 0.05, "max_iter": 60}
+LBFGS = {"solver": "lbfgs", "max_iter": 6}
+counts = np.floor(np.exp(0.5 * Y.clip(-2, 2)))
+OTHERS = {
+    **{f"sgd, {r}": (SGD | {"learning_rate": r, "tol": 0.02, "max_iter": 200}, (X, y)) for r in rates},
+    **{f"sgd, {r}, all epochs": (SGD | {"learning_rate": r, "n_iter_no_change": np.inf}, (X, Y)) for r in rates},
+    "sgd, plain momentum": (SGD | {"nesterovs_momentum": False, "momentum": 0.5}, (X, y)),
+    "sgd, no momentum": (SGD | {"momentum": 0}, (X, y)),
+    "sgd, no momentum at all": (SGD | {"momentum": 0, "nesterovs_momentum": False, "batch_size": 16}, (X, Y)),
+    "sgd, power": (SGD | {"learning_rate": "invscaling", "power_t": 0.1, "batch_size": 16}, (X, y)),
+    "sgd, adaptive, early stopping": (
+        SGD | {"learning_rate": "adaptive", "early_stopping": True, "n_iter_no_change": 2, "max_iter": 300},
+        (X, y),
+    ),
+    "sgd, adaptive until the rate is too small": (
+        SGD | {"learning_rate": "adaptive", "n_iter_no_change": 1, "tol": 1e9, "max_iter": 300},
+        (X, y),
+    ),
+    "sgd, weights, sparse": (SGD | {"alpha": 0.1}, (sparse.csr_array(some_zeros), y, weights)),
+    "poisson": ({"loss": "poisson", "batch_size": 32}, (X, counts[:, 0])),
+    "poisson, several outputs, weights": ({"loss": "poisson", "alpha": 0.5}, (X, counts, weights)),
+    "poisson, sgd": (SGD | {"loss": "poisson"}, (X, counts[:, 0])),
+    "poisson, early stopping": ({"loss": "poisson", "early_stopping": True}, (X, counts[:, 0])),
+    "poisson, lbfgs": (LBFGS | {"loss": "poisson", "alpha": 0.1}, (X, counts, weights)),
+    **{f"lbfgs, {a}": (LBFGS | {"activation": a}, (X, y)) for a in ACTIVATIONS},
+    "lbfgs, several outputs, weights": (LBFGS | {"alpha": 1.0}, (X, Y, weights)),
+    "lbfgs, sparse": (LBFGS, (sparse.csr_array(some_zeros), y)),
+    "lbfgs, max_fun": (LBFGS | {"max_fun": 3}, (X, y)),
+    "lbfgs, until it converges": (LBFGS | {"tol": 0.05, "max_iter": 500, "verbose": False}, (X, y)),
+    "lbfgs, no hidden layer": (LBFGS | {"hidden_layer_sizes": ()}, (X, Y)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_solvers_and_losses_are_the_same(case):
+    parameters, arguments = OTHERS[case]
+    assert_same(parameters, ("fit", *arguments))
+
+
+two, three = (X[:, 0] > 0.3).astype(int), np.digitize(X[:, 0], [-0.5, 0.5])
+labels = (Y > 0.5).astype(int)
+words = np.array(["no", "perhaps", "yes"])
+CLASSES = {
+    "two classes": ({"batch_size": 32}, (X, two)),
+    "three classes": ({"batch_size": 32}, (X, three)),
+    "several labels": ({"batch_size": 32}, (X, labels)),
+    "one class": ({}, (X, np.ones(n))),
+    "words": ({"early_stopping": True}, (X, words[three])),
+    "objects": ({}, (X, words.astype(object)[three])),
+    "booleans": ({}, (X, two > 0)),
+    "numbers that are no counts": ({}, (X, np.array([-1.0, 2.0])[two])),
+    "a list of words": ({}, (X, words[three].tolist())),
+    "a Series of words": ({}, (pd.DataFrame(X, columns=names), pd.Series(words[three]))),
+    "a column": ({}, (X, two[:, None])),
+    "sparse labels": ({}, (X, sparse.csr_matrix(labels))),
+    "two classes, early stopping": ({"early_stopping": True, "max_iter": 100, "learning_rate_init": 0.01}, (X, two)),
+    "three classes, early stopping": ({"early_stopping": True, "max_iter": 100, "tol": 1e-2}, (X, three)),
+    "several labels, early stopping": ({"early_stopping": True, "validation_fraction": 0.3}, (X, labels, weights)),
+    "two classes, weights": ({"batch_size": 50}, (X, two, weights)),
+    "three classes, weights": ({"batch_size": 50, "alpha": 1.0}, (X, three, weights)),
+    "several labels, weights": ({"batch_size": 50, "activation": "tanh"}, (X, labels, weights)),
+    "sparse": ({"batch_size": 16}, (sparse.csr_array(some_zeros), three)),
+    "three classes, sgd": (SGD | {"learning_rate": "adaptive", "tol": 0.05, "max_iter": 300}, (X, three)),
+    "two classes, sgd": (SGD | {"learning_rate": "invscaling"}, (X, two)),
+    "several labels, sgd": (SGD, (X, labels)),
+    "two classes, lbfgs": (LBFGS, (X, two, weights)),
+    "three classes, lbfgs": (LBFGS | {"activation": "logistic"}, (X, three)),
+    "several labels, lbfgs": (LBFGS, (X, labels)),
+    "outputs far from 0": ({"learning_rate_init": 5.0, "activation": "identity", "max_iter": 4}, (30 * X, three)),
+    "no shuffling, until it stops": ({"shuffle": False, "max_iter": 300, "tol": 0.01}, (X, three)),
+}
+
+
+@pytest.mark.parametrize("case", CLASSES)
+def test_classifying_is_the_same(case):
+    parameters, arguments = CLASSES[case]
+    assert_same(parameters, ("fit", *arguments), Estimator=MLPClassifier)
+
+
+@pytest.mark.parametrize("target", [two, three, labels], ids=["two", "three", "labels"])
+@pytest.mark.parametrize("parameters", [{}, SGD, {"early_stopping": True}], ids=["adam", "sgd", "early stopping"])
+def test_classifying_float32_is_the_same_but_for_rounding(target, parameters):
+    tolerances = {"loss": 1e-4, "coefs": 1e-4}
+    assert_same(parameters, ("fit", X.astype(np.float32), target), **tolerances, Estimator=MLPClassifier)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     ("parameters", "arguments"),
@@ -247,6 +348,52 @@ def test_calls_in_a_row_are_the_same(parameters, calls):
     assert_same(parameters, *calls, predict=calls[-1][1])
 
 
+CLASS_CALLS = [
+    [("partial_fit", X[:30], two[:30], None, [0, 1]), ("partial_fit", X[30:], two[30:])],
+    [("partial_fit", X[:3], three[:3], None, [0, 1, 2]), ("partial_fit", X, three, weights), ("partial_fit", X, three)],
+    [("partial_fit", X, words[three], None, words), ("partial_fit", X, words[three], None, words)],
+    [("partial_fit", X[:9], words[[0] * 9], None, words), ("partial_fit", X[9:], words[[1] * (n - 9)])],
+    [("partial_fit", X, labels, None, [0, 1, 2]), ("partial_fit", X, labels)],
+    [("fit", X, three), ("partial_fit", X, three), ("partial_fit", X[:5], three[:5])],
+    [("fit", X, three), ("fit", X, words[two])],
+]
+
+
+@pytest.mark.parametrize("parameters", [{}, SGD], ids=["adam", "sgd"])
+@pytest.mark.parametrize("calls", CLASS_CALLS)
+def test_calls_of_a_classifier_in_a_row_are_the_same(calls, parameters):
+    assert_same(STREAM | parameters, *calls, Estimator=MLPClassifier, predict=X)
+
+
+BAD_CALLS = {
+    "no classes": [("partial_fit", X, two)],
+    "classes that are not all": [("partial_fit", X, three, None, [0, 1])],
+    "other classes later": [("partial_fit", X, two, None, [0, 1]), ("partial_fit", X, two, None, [1, 2])],
+    "unseen classes later": [("partial_fit", X, two, None, [0, 1]), ("partial_fit", X, three)],
+    "early stopping": [("set_params",), ("partial_fit", X, two, None, [0, 1])],
+    "predict before fit": [("predict", X)],
+    "predict_proba before fit": [("predict_proba", X)],
+    "predict_proba for other features": [("fit", X, two), ("predict_proba", X[:, :2])],
+    "continuous targets": [("fit", X, y)],
+    "several columns of classes": [("fit", X, np.column_stack([three, two]))],
+    "NaN": [("fit", X, np.where(two > 0, np.nan, 1.0))],
+    "no y": [("fit", X, None)],
+    "too few y": [("fit", X, two[:-1])],
+    "a class of one sample": [("set_params",), ("fit", X, np.arange(n) == 7)],
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_the_same_complaint_about_wrong_use_of_a_classifier(case):
+    early = case in ("early stopping", "a class of one sample")
+    assert_same_complaint({"early_stopping": early, "max_iter": 3}, *BAD_CALLS[case], Estimator=MLPClassifier)
+
+
+def test_the_same_complaint_about_other_classes_in_a_warm_start():
+    for other in (two, words[three]):
+        assert_same_complaint({"warm_start": True}, ("fit", X, three), ("fit", X, other), Estimator=MLPClassifier)
+
+
 @settings(max_examples=40)
 @given(
     rows=st.integers(20, 60),
@@ -288,8 +435,8 @@ def comparable(error):
     return error[0], re.sub(r"{[^}]*}", lambda a_set: str(sorted(a_set.group())), text)
 
 
-def assert_same_complaint(parameters, *calls):
-    ours, theirs = both(parameters, *calls)
+def assert_same_complaint(parameters, *calls, Estimator=MLPRegressor):
+    ours, theirs = both(parameters, *calls, Estimator=Estimator)
     assert theirs.error or theirs.warnings, "scikit-learn does not complain"
     assert comparable(ours.error) == comparable(theirs.error)
     if ours.error is None:
@@ -423,27 +570,27 @@ def test_the_same_complaint_about_other_features_in_a_warm_start():
 OUR_OWN = {"n_threads"}
 
 
-def test_signatures_are_the_same():
-    for method in ("__init__", "fit", "partial_fit", "predict", "score", "set_params", "set_fit_request"):
-        ours, theirs = (
-            inspect.signature(getattr(Estimator(), method))
-            for Estimator in (MLPRegressor, sklearn.neural_network.MLPRegressor)
-        )
+@pytest.mark.parametrize("Estimator", [MLPRegressor, MLPClassifier])
+def test_signatures_are_the_same(Estimator):
+    methods = ["__init__", "fit", "partial_fit", "predict", "score", "set_params", "set_fit_request"]
+    for method in [*methods, *(["predict_proba", "predict_log_proba"] if Estimator is MLPClassifier else [])]:
+        ours, theirs = (inspect.signature(getattr(E(), method)) for E in (Estimator, theirs_of(Estimator)))
         assert [(p.name, p.kind, p.default) for p in ours.parameters.values() if p.name not in OUR_OWN] == [
             (p.name, p.kind, p.default) for p in theirs.parameters.values()
         ]
 
 
-def test_parameters_tags_and_routing_are_the_same():
-    ours, theirs = MLPRegressor(), sklearn.neural_network.MLPRegressor()
+@pytest.mark.parametrize("Estimator", [MLPRegressor, MLPClassifier])
+def test_parameters_tags_and_routing_are_the_same(Estimator):
+    ours, theirs = Estimator(), theirs_of(Estimator)()
     assert {name: value for name, value in ours.get_params().items() if name not in OUR_OWN} == theirs.get_params()
     assert get_tags(ours) == get_tags(theirs)
     assert str(ours.get_metadata_routing()) == str(theirs.get_metadata_routing())
-    assert repr(MLPRegressor(alpha=3)) == repr(sklearn.neural_network.MLPRegressor(alpha=3))
+    assert repr(Estimator(alpha=3)) == repr(theirs_of(Estimator)(alpha=3))
     assert ours._parameter_constraints.keys() - OUR_OWN == theirs._parameter_constraints.keys()
 
 
-# --- scikit-learn's own tests -----------------------------------------------------------------------------------------
+# --- scikit-learn's checks of any estimator ---------------------------------------------------------------------------
 
 
 @parametrize_with_checks(
@@ -452,83 +599,13 @@ def test_parameters_tags_and_routing_are_the_same():
         MLPRegressor(activation="tanh", hidden_layer_sizes=(9, 5), learning_rate_init=0.01),
         MLPRegressor(activation="logistic", alpha=1.0, shuffle=False, learning_rate_init=0.01),
         MLPRegressor(hidden_layer_sizes=(20, 20), learning_rate_init=0.01, n_threads=2),
+        MLPRegressor(solver="lbfgs", loss="poisson"),
+        MLPRegressor(solver="sgd", learning_rate="adaptive", learning_rate_init=0.01),
+        MLPClassifier(),
+        MLPClassifier(solver="lbfgs", activation="tanh", alpha=1.0),
+        MLPClassifier(solver="sgd", learning_rate_init=0.05, learning_rate="adaptive"),
     ]
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_scikit_learns_checks_of_an_estimator(estimator, check):
     check(estimator)
-
-
-def with_adam(**parameters):
-    """Our regressor for a test that asks for SGD, where any stochastic solver would do."""
-    return MLPRegressor(**(parameters | {"solver": "adam"}))
-
-
-RUN = {
-    "test_shuffle": [()],
-    "test_nonfinite_params": [()],
-    "test_early_stopping": [(with_adam,)],
-    "test_partial_fit_regression": [()],
-    "test_warm_start_full_iteration": [(with_adam,)],
-    "test_mlp_regressor_dtypes_casting": [()],
-    "test_mlp_param_dtypes": [(np.float32, MLPRegressor), (np.float64, MLPRegressor)],
-    "test_mlp_loading_from_joblib_partial_fit": [("tmp_path",)],
-    "test_preserve_feature_names": [(MLPRegressor,)],
-    "test_mlp_warm_start_with_early_stopping": [(MLPRegressor,)],
-    "test_mlp_warm_start_no_convergence": [(MLPRegressor, "adam")],
-    "test_mlp_partial_fit_after_fit": [(MLPRegressor,)],
-    "test_mlp_sample_weight_with_early_stopping": [()],
-    "test_minimum_input_sample_size": [()],
-}
-WITH_ADAM = {"test_partial_fit_regression"}
-CLASSIFIER = "of the classifier alone"
-NOT_RUN = {
-    "test_lbfgs_regression": "solver='lbfgs' is not there yet",
-    "test_lbfgs_regression_maxfun": "solver='lbfgs' is not there yet",
-    "test_multioutput_regression": "solver='lbfgs' is not there yet",
-    "test_mlp_vs_poisson_glm_equivalent": "solver='lbfgs' and loss='poisson' are not there yet",
-    "test_mlp_diverging_loss": "SGD diverges there, Adam does not",
-    **dict.fromkeys(
-        [
-            "test_adaptive_learning_rate",
-            "test_alpha",
-            "test_early_stopping_stratified",
-            "test_fit",
-            "test_gradient",
-            "test_lbfgs_classification",
-            "test_lbfgs_classification_maxfun",
-            "test_learning_rate_warmstart",
-            "test_mlp_classifier_dtypes_casting",
-            "test_mlp_early_stopping_string_labels",
-            "test_multilabel_classification",
-            "test_n_iter_no_change",
-            "test_n_iter_no_change_inf",
-            "test_partial_fit_classes_error",
-            "test_partial_fit_classification",
-            "test_partial_fit_errors",
-            "test_partial_fit_unseen_classes",
-            "test_predict_proba_binary",
-            "test_predict_proba_multiclass",
-            "test_predict_proba_multilabel",
-            "test_sparse_matrices",
-            "test_tolerance",
-            "test_verbose_sgd",
-            "test_warm_start",
-        ],
-        CLASSIFIER,
-    ),
-}
-
-
-@pytest.mark.skipif(not sklearn.__version__.startswith("1.9."), reason="the lists are of the tests of version 1.9")
-def test_each_of_scikit_learns_tests_is_run_or_has_a_reason_not_to_be():
-    tests = {name for name in vars(sklearn_tests) if name.startswith("test_")}
-    assert tests == RUN.keys() | NOT_RUN.keys()
-    assert not RUN.keys() & NOT_RUN.keys()
-
-
-@pytest.mark.parametrize(("name", "arguments"), [(name, arguments) for name in RUN for arguments in RUN[name]])
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_scikit_learns_tests(name, arguments, monkeypatch, tmp_path):
-    monkeypatch.setattr(sklearn_tests, "MLPRegressor", with_adam if name in WITH_ADAM else MLPRegressor)
-    getattr(sklearn_tests, name)(*(tmp_path if argument == "tmp_path" else argument for argument in arguments))

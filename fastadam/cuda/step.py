@@ -405,26 +405,21 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
     With `measures`, it first makes the gradient's factor from the sums of squares, and a step whose gradient is not
     finite is skipped, if the settings say so: then no group is active, and nothing is counted but that.
 
-    `carried` has a float64 for each group, the product of NAdam's momenta.
+    `carried` has a float64 for each group: the last hyper-parameter, of a rule that changes it.
     """
-    names = {name: k for k, name in enumerate(rule.hyper)}
-    hyper, carries = len(rule.hyper), "mu_product" in names
-    assert not carries or names["mu_product"] == hyper - 1
-    take, compute = loader("float64", hyper - carries), device(rule.scalars)
+    last = len(rule.hyper) - (rule.carry is not None)
+    take, compute, carry = loader("float64", last), device(rule.scalars), rule.carry and device(rule.carry)
     load, store = memory("float64").load, memory("float64").store
     word, store_word = memory("int64").load, memory("int64").store
     store_all, itemsize, row_size = memory(dtype).store_all, memory(dtype).itemsize, SCALARS + scalars_of(rule)
-    momentum = device(rules.nadam_momentum)
-    beta1_at, decay_at = names.get("beta1", 0), names.get("momentum_decay", 0)
 
-    if carries:
+    if carry:
 
         @device
         def scalars(t, row, carried):
-            product = load(carried)
-            values = compute(t, *(take(row) + (product,)))  # noqa: RUF005 - Numba adds tuples
-            store(carried, product * momentum(t, load(row + WORD * beta1_at), load(row + WORD * decay_at)))
-            return values
+            hyper = take(row) + (load(carried),)  # noqa: RUF005 - Numba adds tuples
+            store(carried, carry(t, *hyper))
+            return compute(t, *hyper)
 
     else:
 

@@ -1,0 +1,191 @@
+"""The hidden activations: of each, two scalar functions, and the loops over a block of rows made of them.
+
+The network calls the loops by their address, so that one compiled network serves every activation, each of which is
+compiled where it is first used. A scalar function takes the type of the elements as its last argument: a plain number
+would make float32 arithmetic float64.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from fastadam.jit import address_of, device, kernel
+
+
+class Activation(NamedTuple):
+    """A function of what goes into a unit, and how it carries a gradient back."""
+
+    value: Callable[..., Any]
+    """`value(z, t)` for elements of type `t`."""
+    backward: Callable[..., Any]
+    """`backward(d, x, t)` is d times the derivative; x is what came out, or what went in where `by_input` says so."""
+    by_input: bool = False
+
+
+def identity(z, t):
+    """The identity."""
+    return z
+
+
+def identity_backward(d, a, t):
+    """The derivative is 1."""
+    return d
+
+
+def logistic(z, t):
+    """The logistic function, 1 / (1 + exp(-z))."""
+    return t(1) / (t(1) + math.exp(-z))
+
+
+def logistic_backward(d, a, t):
+    """The derivative is a (1 - a)."""
+    return d * (a * (t(1) - a))
+
+
+def tanh(z, t):
+    """The hyperbolic tangent."""
+    return math.tanh(z)
+
+
+def tanh_backward(d, a, t):
+    """The derivative is 1 - a²."""
+    return d * (t(1) - a * a)
+
+
+def relu(z, t):
+    """The positive part; written so that NaN stays NaN."""
+    return t(0) if z <= t(0) else z
+
+
+def relu_backward(d, a, t):
+    """Nothing comes back through a unit that is off."""
+    return t(0) if a == t(0) else d
+
+
+def leaky_relu(z, t):
+    """The identity above 0, and 0.01 times it below (Maas, Hannun & Ng 2013)."""
+    return t(0.01) * z if z <= t(0) else z
+
+
+def leaky_relu_backward(d, a, t):
+    """The sign of what came out is that of what went in."""
+    return t(0.01) * d if a <= t(0) else d
+
+
+def elu(z, t):
+    """The identity above 0, exp(z) - 1 below (Clevert, Unterthiner & Hochreiter 2016)."""
+    return math.expm1(z) if z <= t(0) else z
+
+
+def elu_backward(d, a, t):
+    """The derivative below 0 is exp(z), which is a + 1."""
+    return d * (a + t(1)) if a <= t(0) else d
+
+
+def softplus(z, t):
+    """log(1 + exp(z)) (Dugas et al. 2001), without overflow."""
+    return max(z, t(0)) + math.log1p(math.exp(-abs(z)))
+
+
+def softplus_backward(d, a, t):
+    """The derivative is the logistic function of z, 1 - exp(-a)."""
+    return d * -math.expm1(-a)
+
+
+def silu(z, t):
+    """The identity times the logistic function, also called swish (Elfwing, Uchibe & Doya 2018)."""
+    return z / (t(1) + math.exp(-z))
+
+
+def silu_backward(d, z, t):
+    """s (1 + z (1 - s)) with s the logistic function."""
+    s = t(1) / (t(1) + math.exp(-z))
+    return d * (s * (t(1) + z * (t(1) - s)))
+
+
+def gelu(z, t):
+    """The identity times the normal distribution function (Hendrycks & Gimpel 2016), exactly."""
+    return t(0.5) * z * math.erfc(-z * t(math.sqrt(0.5)))
+
+
+def gelu_backward(d, z, t):
+    """The distribution function plus z times its density."""
+    below = t(0.5) * math.erfc(-z * t(math.sqrt(0.5)))
+    return d * (below + z * (t(1 / math.sqrt(2 * math.pi)) * math.exp(t(-0.5) * z * z)))
+
+
+def mish(z, t):
+    """The identity times tanh(softplus(z)) (Misra 2020)."""
+    return z * math.tanh(max(z, t(0)) + math.log1p(math.exp(-abs(z))))
+
+
+def mish_backward(d, z, t):
+    """w + z s (1 - w²) with s the logistic function and w = tanh(softplus(z))."""
+    w = math.tanh(max(z, t(0)) + math.log1p(math.exp(-abs(z))))
+    s = t(1) / (t(1) + math.exp(-z))
+    return d * (w + z * s * (t(1) - w * w))
+
+
+ACTIVATIONS = {
+    "identity": Activation(identity, identity_backward),
+    "logistic": Activation(logistic, logistic_backward),
+    "tanh": Activation(tanh, tanh_backward),
+    "relu": Activation(relu, relu_backward),
+    "leaky_relu": Activation(leaky_relu, leaky_relu_backward),
+    "elu": Activation(elu, elu_backward),
+    "softplus": Activation(softplus, softplus_backward),
+    "silu": Activation(silu, silu_backward, by_input=True),
+    "gelu": Activation(gelu, gelu_backward, by_input=True),
+    "mish": Activation(mish, mish_backward, by_input=True),
+}
+
+
+@functools.cache
+def forward_kernel(name: str) -> Callable[..., None]:
+    """Z ← f(Z + b) in one pass; K, unless it has no rows, keeps what the derivative is computed from."""
+    value, by_input = device(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input
+
+    @kernel(variant=name)
+    def activate(Z, b, K):
+        t = Z.dtype.type
+        for i in range(Z.shape[0]):
+            if K.shape[0] == 0:
+                for j in range(b.size):
+                    Z[i, j] = value(Z[i, j] + b[j], t)
+            else:
+                for j in range(b.size):
+                    z = Z[i, j] + b[j]
+                    Z[i, j] = value(z, t)
+                    K[i, j] = z if by_input else Z[i, j]
+
+    return activate
+
+
+@functools.cache
+def backward_kernel(name: str) -> Callable[..., None]:
+    """D ← D · f'(z) for so many units, from what the layer kept."""
+    backward = device(ACTIVATIONS[name].backward)
+
+    @kernel(variant=name)
+    def differentiate(D, X, units):
+        t = D.dtype.type
+        for i in range(D.shape[0]):
+            for j in range(units):  # what is read is read always: a load in a branch is no vector
+                d, x = D[i, j], X[i, j]
+                D[i, j] = backward(d, x, t)
+
+    return differentiate
+
+
+@functools.cache
+def addresses(names: tuple[str, ...], dtype: np.dtype[Any], backward: bool) -> tuple[Any, ...]:
+    """Where the loops of these activations stand: for the layers in turn."""
+    element = numba.from_dtype(dtype)
+    flat, matrix = numba.types.Array(element, 1, "C"), numba.types.Array(element, 2, "C")
+    if backward:
+        return tuple(address_of(backward_kernel(name), matrix, matrix, numba.types.int64) for name in names)
+    return tuple(address_of(forward_kernel(name), matrix, flat, matrix) for name in names)
