@@ -243,7 +243,7 @@ def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
         "_choose_rule": lambda self: rule,
         "weight_decay": Number("Coupled weight decay."),
     }
-    made = type(
+    made: type[Optimizer] = type(
         name,
         (Optimizer,),
         namespace | {key: Number("A hyper-parameter of the rule.", "(-inf, inf)") for key in rule.hyper},

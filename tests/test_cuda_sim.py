@@ -1,4 +1,4 @@
-"""CUDA kernels and the optimizers on a device, under Numba's simulator: the logic, bit for bit. See `make test-cuda`."""
+"""CUDA kernels and the optimizers on a device, under Numba's simulator, bit for bit. See `make test-cuda`."""
 
 import copy
 import math
@@ -14,13 +14,16 @@ pytest.importorskip("numba_cuda")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
     pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
 
-from cuda_arrays import FakeDeviceArray, RequiresGrad  # noqa: E402
-from test_family import EVERYTHING, GRID  # noqa: E402
+from cuda_arrays import FakeDeviceArray, RequiresGrad
+from numba import cuda
+from test_family import EVERYTHING, GRID
 
-from fastadam import SGD, Adam, AdamW, NAdam, optimizer  # noqa: E402
-from fastadam.cuda.jit import THREADS, to_bfloat16  # noqa: E402
-from fastadam.cuda.optimizer import OnDevice  # noqa: E402
-from fastadam.cuda.step import chunk_size  # noqa: E402
+from fastadam import SGD, Adam, AdamW, NAdam, optimizer, rules
+from fastadam import kernels as host_kernels
+from fastadam.cuda import kernels as device_kernels
+from fastadam.cuda.jit import THREADS, to_bfloat16
+from fastadam.cuda.optimizer import OnDevice
+from fastadam.cuda.step import chunk_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 
@@ -494,7 +497,7 @@ def test_no_device(monkeypatch):
     from numba import cuda
 
     monkeypatch.setattr(cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="no CUDA device can be used.*needs an NVIDIA GPU and its driver"):
+    with pytest.raises(RuntimeError, match=r"no CUDA device can be used.*needs an NVIDIA GPU and its driver"):
         Adam(on_device(np.ones(3)))
 
 
@@ -508,3 +511,42 @@ def test_nothing_is_written_while_a_graph_is_captured(monkeypatch):
     made.step(g)
     with pytest.raises(RuntimeError, match="take one step with the same arrays and settings before the capture"):
         made.step(on_device(np.ones(3)))
+
+
+# The functions for kernels of one's own
+
+
+def published():
+    """Each rule that has its functions, by name."""
+    found = {rule.name: rule for rule in vars(rules).values() if isinstance(rule, rules.Rule)}
+    return [rule for name, rule in found.items() if f"{name}_update" in device_kernels.__all__]
+
+
+@pytest.mark.parametrize("rule", published(), ids=lambda rule: rule.name)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_functions_for_kernels_do_what_the_kernels_on_the_host_do(rule, dtype):
+    scalars, update = (getattr(device_kernels, f"{rule.name}_{name}") for name in ("scalars", "update"))
+    hyper = {name: 0.25 + 0.125 * k for k, name in enumerate(rule.hyper)}
+    rng, states = np.random.default_rng(0), len(rule.states)
+    arrays = [rng.uniform(0.5, 1.0, 9).astype(dtype) for _ in range(2 + states)]
+    expected = [array.copy() for array in arrays]
+    host = getattr(host_kernels, f"{rule.name}_step_serial")
+
+    @cuda.jit
+    def step(p, g, state, t):
+        numbers = scalars(p, t, *hyper.values())
+        for i in range(cuda.grid(1), p.size, cuda.gridsize(1)):
+            update(i, p, g, *state, numbers)
+
+    there = [cuda.to_device(array) for array in arrays]
+    for t in (1, 2, 3):
+        step[2, 3](there[0], there[1], tuple(there[2:]), t)
+        host(*expected, t, *hyper.values())
+    for actual, wanted in zip(there, expected, strict=True):
+        assert_same_bits(actual.copy_to_host(), wanted)
+
+
+def test_every_rule_with_kernels_on_the_host_has_functions_on_the_device():
+    names = {name.removesuffix("_step") for name in host_kernels.__all__ if name.endswith("_step")}
+    assert {rule.name for rule in published()} == names
+    assert len(device_kernels.__all__) == 2 * len(names)

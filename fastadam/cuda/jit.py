@@ -20,7 +20,7 @@ INSTALL = "install the extra: pip install 'fastadam[cuda]'"
 if importlib.util.find_spec("numba_cuda") is None:
     raise ImportError(f"arrays on a CUDA device need numba-cuda, which is not installed; {INSTALL}")
 try:
-    from numba import cuda
+    from numba import cuda as cuda
     from numba.cuda import types
     from numba.cuda.core import config
 except Exception as error:  # DynamicLibNotFoundError, a RuntimeError, where the toolkit's libraries are missing
@@ -42,21 +42,23 @@ class NoDeviceError(RuntimeError):
 def require_device() -> None:
     """Raise what says why, where no kernel could be launched."""
     if not cuda.is_available():
-        reason = getattr(cuda, "cuda_error", lambda: None)()
+        reason = " ".join(str(cuda.cuda_error() or "the driver finds none").split()).rstrip(". :")
         raise NoDeviceError(
-            f"no CUDA device can be used: {reason or 'the driver finds none'}. It needs an NVIDIA GPU and its driver "
-            "(nvidia-smi lists both)"
+            f"no CUDA device can be used: {reason}. It needs an NVIDIA GPU and its driver (nvidia-smi lists both)"
         )
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python launches, in blocks of `THREADS` threads."""
-    return cuda.jit(function) if SIMULATED else cuda.jit(launch_bounds=THREADS)(function)
+    """Compile a function that Python launches, in blocks of `THREADS` threads.
+
+    Two blocks must fit a multiprocessor at least. Left to itself, the compiler aims at more, and may spill for it.
+    """
+    return cuda.jit(function) if SIMULATED else cuda.jit(launch_bounds=(THREADS, 2))(function)
 
 
 def device(function: Callable[..., Any]) -> Any:
     """Compile a function that only kernels call."""
-    return function if SIMULATED else cuda.jit(device=True)(function)
+    return function if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
 
 
 def written(source: str, **names: Any) -> Any:
@@ -134,6 +136,10 @@ if SIMULATED:
         """What loads so many values, one behind the other, as a tuple."""
         return lambda address: tuple(array_in_memory(int(address), count, np.dtype(dtype)))
 
+    def rounded(like, values):
+        """The values, a tuple of numbers, in the type of the elements of `like`."""
+        return tuple(like.dtype.type(value) for value in values)
+
     def to_float16(x):
         """The bits of the nearest float16."""
         with np.errstate(over="ignore"):
@@ -174,7 +180,7 @@ else:
 
             return types.UniTuple(kind, count)(types.int64), codegen
 
-        return load_all  # type: ignore[no-any-return]
+        return load_all
 
     @functools.cache
     def memory(dtype: str) -> Memory:
@@ -234,6 +240,16 @@ else:
             return types.void(types.int64, values), codegen
 
         return Memory(itemsize, lanes, load, store, load_vector, store_vector, store_all)
+
+    @intrinsic
+    def rounded(typingctx, like, values):
+        """The values, a tuple of numbers, in the type of the elements of `like`."""
+
+        def codegen(context, builder, signature, arguments):
+            parts = _elements(context, builder, signature.args[1], arguments[1], like.dtype)
+            return _as_tuple(context, builder, signature.return_type, parts)
+
+        return types.UniTuple(like.dtype, len(values))(like, values), codegen
 
     @intrinsic
     def to_float16(typingctx, x):

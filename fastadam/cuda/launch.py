@@ -59,7 +59,7 @@ def allocated(shape: int | tuple[int, ...], dtype: DTypeLike, purpose: str) -> A
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         raise MemoryError(
             f"{purpose} need {nbytes:,} bytes on the CUDA device, more than are free there; train fewer parameters, or "
-            "free what other libraries keep (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
+            "free what other libraries keep: torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks()"
         ) from error
 
 
@@ -72,7 +72,7 @@ def on_current(device: int) -> AbstractContextManager[Any]:
     """Make a device the current one, where it is not."""
     if SIMULATED or cuda.get_current_device().id == device:
         return nullcontext()
-    return cuda.gpus[device]  # type: ignore[no-any-return]
+    return cuda.gpus[device]
 
 
 def is_capturing(stream: Any) -> bool:

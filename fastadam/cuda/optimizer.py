@@ -76,7 +76,7 @@ class OnDevice(Optimizer):
             return parts[0]
         return dict(zip(arrays.names, parts, strict=True)) if isinstance(arrays.params, Mapping) else parts
 
-    # --- stepping -------------------------------------------------------------------------------------------------------
+    # --- stepping ----------------------------------------------------------------------------------------------------
 
     def step(self, *grads: Any, grad_scale: float | None = None, stream: Any = None) -> None:
         """Launch a step that updates every parameter, in place; it waits for nothing.
@@ -162,10 +162,10 @@ class OnDevice(Optimizer):
         width = max(map(len, table))
         return np.array([row + [0.0] * (width - len(row)) for row in table])
 
-    # --- what the device knows --------------------------------------------------------------------------------------------
+    # --- what the device knows ---------------------------------------------------------------------------------------
 
     @property
-    def t(self) -> int:  # type: ignore[override]
+    def t(self) -> int:
         """The number of steps taken, replays of captured ones included; asking waits for the device."""
         return int(self._memory.counters[T])
 
@@ -176,7 +176,7 @@ class OnDevice(Optimizer):
         self._memory.counters = counters
 
     @property
-    def skipped_steps(self) -> int:  # type: ignore[override]
+    def skipped_steps(self) -> int:
         """Steps that `on_nonfinite="skip"` has skipped; asking waits for the device."""
         return int(self._memory.counters[SKIPPED])
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam import rules
-from fastadam.cpu import CLIP, EMA, HYPER, SCALE, Variant, preparation
+from fastadam.cpu import EMA, HYPER, Variant, preparation
 from fastadam.cuda.jit import (
     THREADS,
     VECTOR_BYTES,
@@ -35,7 +35,7 @@ from fastadam.cuda.jit import (
 )
 
 UNROLL = 2
-"""Vectors of each array that a thread loads before it stores: enough bytes on their way to fill the memory's latency."""
+"""Vectors of each array that a thread loads before it stores: enough bytes on their way to fill its latency."""
 
 # A row of the table of segments: its first chunk, its elements, where its parameters, its state and its copy begin (the
 # state as an index into each row), and the row of the settings that it takes. The row behind the last has the number of
@@ -93,7 +93,7 @@ def chunk_size(dtype: str) -> int:
     return THREADS * UNROLL * memory(dtype).lanes
 
 
-# --- one element ------------------------------------------------------------------------------------------------------
+# --- one element ----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -129,7 +129,7 @@ def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
     return averaged if variant.ema else plain
 
 
-# --- the gradient, of one row or summed over several --------------------------------------------------------------------
+# --- the gradient, of one row or summed over several ----------------------------------------------------------------
 
 
 def _written_sums(function: str, result: str, sums: bool, **names: Any) -> Any:
@@ -173,25 +173,21 @@ def alignment(sums: bool) -> Callable[..., Any]:
 
 
 @functools.cache
-def gradient_zeroing(dtype: str) -> tuple[Callable[..., None], Callable[..., None]]:
+def gradient_zeroing(dtype: str, sums: bool) -> tuple[Callable[..., None], Callable[..., None]]:
     """What leaves zeros in every row of the gradient: in one element, in a vector."""
-    word, store, store_vector = memory("int64").load, memory(dtype).store, memory(dtype).store_vector
-    zero, zeros = np.dtype(dtype).type(0), (np.dtype(dtype).type(0),) * memory(dtype).lanes
-
-    @device
-    def one(gradients, rows, count, k, offset):
-        for row in range(rows):
-            store(word(gradients + WORD * (row * count + k)) + offset, zero)
-
-    @device
-    def vector(gradients, rows, count, k, offset):
-        for row in range(rows):
-            store_vector(word(gradients + WORD * (row * count + k)) + offset, zeros)
-
-    return one, vector
+    zero = np.dtype(dtype).type(0)
+    one = _written_zeros(sums, store=memory(dtype).store, value=zero)
+    return one, _written_zeros(sums, store=memory(dtype).store_vector, value=(zero,) * memory(dtype).lanes)
 
 
-# --- one chunk ----------------------------------------------------------------------------------------------------------
+def _written_zeros(sums: bool, **names: Any) -> Any:
+    rows = f"    for row in range(rows):\n        store(word(gradients + {WORD} * (row * count + k)) + offset, value)\n"
+    row = f"    store(word(gradients + {WORD} * k) + offset, value)\n"
+    head = "def function(gradients, rows, count, k, offset):\n"
+    return written(head + (rows if sums else row), word=memory("int64").load, **names)
+
+
+# --- one chunk ------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -221,13 +217,13 @@ def whole_chunk(form: Pass) -> Callable[..., None]:
             lines += [f"store_copy(copy + at{u} // 2, ({rounded}))"]
         if form.variant.zero_grad:
             lines += [f"zero(gradients, k_rows, count, k, at{u})"]
-    return written(  # type: ignore[no-any-return]
+    return written(
         "\n    ".join(lines) + "\n",
         load=memory_of.load_vector,
         store=memory_of.store_vector,
         gradient=gradient_loaders(form.dtype, form.variant.sums)[1],
         element=element(form),
-        zero=gradient_zeroing(form.dtype)[1],
+        zero=gradient_zeroing(form.dtype, form.variant.sums)[1],
         store_copy=memory("uint16").store_vector,
         round=_ROUNDINGS[form.variant.copy],
     )
@@ -246,13 +242,13 @@ def single_element(form: Pass) -> Callable[..., None]:
         lines += ["store_copy(copy + offset // 2, round(new[0]))"]
     if form.variant.zero_grad:
         lines += ["zero(gradients, k_rows, count, k, offset)"]
-    return written(  # type: ignore[no-any-return]
+    return written(
         "\n    ".join(lines) + "\n",
         load=memory_of.load,
         store=memory_of.store,
         gradient=gradient_loaders(form.dtype, form.variant.sums)[0],
         element=element(form),
-        zero=gradient_zeroing(form.dtype)[0],
+        zero=gradient_zeroing(form.dtype, form.variant.sums)[0],
         store_copy=memory("uint16").store,
         round=_ROUNDINGS[form.variant.copy],
     )
@@ -261,7 +257,7 @@ def single_element(form: Pass) -> Callable[..., None]:
 _ROUNDINGS = {"": None, "float16": to_float16, "bfloat16": to_bfloat16}
 
 
-# --- all chunks ---------------------------------------------------------------------------------------------------------
+# --- all chunks -----------------------------------------------------------------------------------------------------
 
 _word = memory("int64").load
 
@@ -321,7 +317,7 @@ def step_kernel(form: Pass) -> Any:
     return step
 
 
-# --- the gradient's norm ------------------------------------------------------------------------------------------------
+# --- the gradient's norm --------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -399,7 +395,7 @@ def _sum_shared(shared, thread):
     cuda.syncthreads()
 
 
-# --- the step's scalars ---------------------------------------------------------------------------------------------------
+# --- the step's scalars ---------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -409,26 +405,21 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
     With `measures`, it first makes the gradient's factor from the sums of squares, and a step whose gradient is not
     finite is skipped, if the settings say so: then no group is active, and nothing is counted but that.
 
-    `carried` has a float64 for each group, the product of NAdam's momenta.
+    `carried` has a float64 for each group: the last hyper-parameter, of a rule that changes it.
     """
-    names = {name: k for k, name in enumerate(rule.hyper)}
-    hyper, carries = len(rule.hyper), "mu_product" in names
-    assert not carries or names["mu_product"] == hyper - 1
-    take, compute = loader("float64", hyper - carries), device(rule.scalars)
+    last = len(rule.hyper) - (rule.carry is not None)
+    take, compute, carry = loader("float64", last), device(rule.scalars), rule.carry and device(rule.carry)
     load, store = memory("float64").load, memory("float64").store
     word, store_word = memory("int64").load, memory("int64").store
     store_all, itemsize, row_size = memory(dtype).store_all, memory(dtype).itemsize, SCALARS + scalars_of(rule)
-    momentum = device(rules.nadam_momentum)
-    beta1_at, decay_at = names.get("beta1", 0), names.get("momentum_decay", 0)
 
-    if carries:
+    if carry:
 
         @device
         def scalars(t, row, carried):
-            product = load(carried)
-            values = compute(t, *(take(row) + (product,)))  # noqa: RUF005 - Numba adds tuples
-            store(carried, product * momentum(t, load(row + WORD * beta1_at), load(row + WORD * decay_at)))
-            return values
+            hyper = take(row) + (load(carried),)  # noqa: RUF005 - Numba adds tuples
+            store(carried, carry(t, *hyper))
+            return compute(t, *hyper)
 
     else:
 
@@ -449,7 +440,7 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
             shared[thread], shared[THREADS + thread] = total, large
             _sum_shared(shared, thread)
             norm = math.sqrt(shared[0])
-            if not shared[THREADS] == 0.0:
+            if shared[THREADS] != 0.0:
                 norm = math.sqrt(norm * _SMALLER * (norm * _SMALLER) + shared[THREADS]) / _SMALLER
             factor = _clipped(factor, norm, load(settings + WORD * GRAD_SCALE), load(settings + WORD * MAX_NORM))
             nonfinite = not norm < math.inf
@@ -481,7 +472,7 @@ def _clipped(factor, norm, scale, max_norm):
     return factor if clip > 1.0 else clip * factor
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
