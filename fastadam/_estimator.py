@@ -97,8 +97,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights.
         X_val, y_val : array-like, default=None
-            Validation data, as X and y: `validation_loss_curve_` is the loss on them, and with `early_stopping` they are
-            scored, in place of a part of X that is held out.
+            Validation data, as X and y: `validation_loss_curve_` is the loss on them, and with `early_stopping` they
+            are scored, in place of a part of X that is held out.
         sample_weight_val : array-like of shape (n_validation_samples,), default=None
             Weights of the validation samples, in that loss and in the score.
 
@@ -152,7 +152,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self.out_activation_ = LOSSES[self._loss_name()].link
         if self.solver == "lbfgs":
             self._fit_lbfgs(params, X, y, loss_weight, EpochCallbacks(self, given, sample_weight, self.max_iter))
-            self._random_state, self._seed, self._validation = random_state, self.random_state, None
+            self._random_state, self._seed = random_state, self.random_state
+            self.__dict__.pop("_validation", None)
             return self
         optimizer, progress = self._start(params, continuing, random_state)
         progress.order, held_out = self._split(progress, y, random_state, given_val is None)
@@ -164,12 +165,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
         samples = as_samples(X, params.dtype, self._loss_targets(y), loss_weight)
+        watched = given_val
         if held_out is not None:
             weight = None if sample_weight is None else sample_weight[held_out]
-            given_val = Validation(samples, held_out, X[held_out], y[held_out], weight)
+            watched = Validation(samples, held_out, None, y[held_out], weight)
+            if self.scoring is not None:
+                watched = _validation_of(X[held_out], y[held_out], weight)
         with self._engine(optimizer, samples, progress) as engine:
             model = TrainedNetwork(params, optimizer, engine)
-            self._watch(model, given_val, progress, held_out is None)
+            self._watch(model, watched, progress, given_val is not None)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
         self._keep_for_later(optimizer, progress, held_out, random_state)
         self._report(outcome, incremental)
@@ -236,7 +240,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             weight = None if weight is None else _check_sample_weight(weight, X, dtype=X.dtype)
         except ValueError as error:
             raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
-        return Validation(as_samples(X, X.dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
+        return _validation_of(X, y, weight)
 
     def _train(
         self,
@@ -362,7 +366,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._check_same_layers(units)
         current = self._current_params(dtype)
         if current is self.__dict__.get("_params") and hasattr(self, "_optimizer"):
-            current = self._optimizer.params
+            return self._optimizer.params.copy()  # type: ignore
         return current.copy()
 
     def _current_params(self, dtype: Any = None) -> FlatBuffer:
@@ -402,7 +406,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         A warm start on as many samples goes on with the order and the split of the fit before.
         """
         n_samples = len(y)
-        validation: Array | None = getattr(self, "_validation", None)
+        validation: Any = getattr(self, "_validation", None)
         held_out = 0 if validation is None else validation.size
         holds_out = self.early_stopping and may_hold_out
         same_split = (validation is not None) == holds_out
@@ -631,6 +635,10 @@ _OF_EPOCHS = (
     "_no_improvement_count",
 )  # fmt: skip
 """Attributes of a fit by epochs."""
+
+
+def _validation_of(X: Any, y: Array, weight: Array | None) -> Validation:
+    return Validation(as_samples(X, X.dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
 
 
 def _all_finite(X: Array) -> bool:

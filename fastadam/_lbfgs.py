@@ -51,9 +51,10 @@ def minimize(
     samples, layout = as_samples(X, np.float64, y, sample_weight), layout_of(work, activations, training=True)
     gradient, group, order = aligned_zeros(work.flat.size, np.float64), np.zeros(HYPER), np.arange(n)
     update = Update(Variant(rules.KEEP, "coupled"), np.array([gradient.ctypes.data], np.int64), group)
-    settings = {"alpha": alpha, "loss_setting": loss_setting}
-
-    with Engine(work, layout, samples, loss, update, n, n, n_threads, **settings) as engine:
+    engine = Engine(
+        work, layout, samples, loss, update, n, n, n_threads, alpha=alpha, loss_setting=loss_setting
+    )  # fmt: skip
+    with engine:
 
         def loss_and_gradient(x: Array) -> tuple[float, Array]:
             work.flat[:] = x

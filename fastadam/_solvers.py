@@ -70,8 +70,8 @@ SOLVERS: dict[str, Callable[[FlatBuffer, Any], Optimizer]] = {
     "adagrad": lambda params, e: Adagrad(params, e.learning_rate_init, eps=e.epsilon),
     "adadelta": lambda params, e: Adadelta(params, e.learning_rate_init, rho=e.beta_2, eps=e.epsilon),
 }
-"""Forms are PyTorch's but for scikit-learn's own two. AdamW alone decays by itself: with the others, the penalty is part
-of the loss."""
+"""Forms are PyTorch's but for scikit-learn's own two. AdamW alone decays by itself: with the others, the penalty is
+part of the loss."""
 
 
 def make_optimizer(params: FlatBuffer, estimator: Any) -> Optimizer:

@@ -16,7 +16,7 @@ from fastadam._threads import may_launch_parallel
 from fastadam.cpu import PARALLEL_BYTES
 from fastadam.gang import available_threads
 from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
-from fastadam.mlp import MLPRegressor
+from fastadam.mlp import MLPClassifier, MLPRegressor
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 from fastadam.rows import RowAdam
 
@@ -75,9 +75,12 @@ def _train_a_little(dtype: type[np.floating]) -> None:
     X = np.linspace(-1, 1, 400, dtype=dtype).reshape(100, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=1, random_state=0).fit(X, X[:, 0])
-    model.predict(X)
-    model.predict(X[:1])
+        settings = {"hidden_layer_sizes": (4,), "max_iter": 1, "random_state": 0}
+        models = [MLPRegressor(**settings).fit(X, X[:, 0]), MLPClassifier(**settings).fit(X, np.arange(100) // 50)]
+        models.append(MLPClassifier(**settings).fit(X, np.arange(100) // 25))
+    for model in models:
+        model.predict(X)
+        model.predict(X[:1])
 
 
 def _step_a_little(dtype: type[np.floating]) -> None:
