@@ -15,6 +15,7 @@ whole vectors and no square root or search. What is not zero never becomes a cod
 divide by it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ def uniform(noise):
 
 
 if JIT_DISABLED:
+    as_compiled = np.errstate(over="ignore", invalid="ignore")
+    """Makes NumPy's integers wrap in silence, as those of the processor do."""
 
     def bits_of(x):
         """The bits of a float32, as an integer."""
@@ -82,6 +85,10 @@ if JIT_DISABLED:
             return np.float16(x).view(np.uint16)
 
 else:
+
+    def as_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiled integers wrap."""
+        return function
 
     def _bitwise(argument: Any, result: Any, build: Any) -> Any:
         """An intrinsic of one argument that is a few instructions."""
@@ -125,6 +132,7 @@ def _nan_safe_bits(x):
 _safe_bits = device(_nan_safe_bits)
 
 
+@as_compiled
 def to_bfloat16(x):
     """The bits of the nearest bfloat16, the even one of two."""
     bits = _safe_bits(x)
@@ -132,6 +140,7 @@ def to_bfloat16(x):
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
+@as_compiled
 def dithered_bfloat16(x, noise):
     """The bits of the bfloat16 below or above `x` in magnitude, as the upper 16 bits of `noise` decide."""
     return np.uint16(np.uint32(_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
@@ -157,6 +166,7 @@ def signed_value(code, scale):
     return -value if code > _SIGNED_MAX else value
 
 
+@as_compiled
 def signed_code(x, inverse, noise):
     """The code above or below a signed value in magnitude, as the upper bits of `noise` decide."""
     size = abs(x) * inverse
@@ -172,6 +182,7 @@ def positive_value(code, scale):
     return value if code > 0 else np.float32(0)
 
 
+@as_compiled
 def positive_code(x, inverse, noise):
     """The code above or below a value that is not negative; 0 is for 0 alone, 1 for all that is smaller than it."""
     size = x * inverse
