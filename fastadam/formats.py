@@ -15,7 +15,6 @@ whole vectors and no square root or search. What is not zero never becomes a cod
 divide by it.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,8 +63,6 @@ def uniform(noise):
 
 
 if JIT_DISABLED:
-    as_compiled = np.errstate(over="ignore", invalid="ignore")
-    """Makes NumPy's integers wrap in silence, as those of the processor do."""
 
     def bits_of(x):
         """The bits of a float32, as an integer."""
@@ -85,10 +82,6 @@ if JIT_DISABLED:
             return np.float16(x).view(np.uint16)
 
 else:
-
-    def as_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiled integers wrap."""
-        return function
 
     def _bitwise(argument: Any, result: Any, build: Any) -> Any:
         """An intrinsic of one argument that is a few instructions."""
