@@ -4,6 +4,7 @@ import platform
 import time
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import llvmlite.binding as llvm
 import numba
@@ -74,9 +75,9 @@ def _train_a_little(dtype: type[np.floating]) -> None:
     X = np.linspace(-1, 1, 400, dtype=dtype).reshape(100, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        settings = {"hidden_layer_sizes": (4,), "max_iter": 1, "random_state": 0}
-        models = [MLPRegressor(**settings).fit(X, X[:, 0]), MLPClassifier(**settings).fit(X, np.arange(100) // 50)]
-        models.append(MLPClassifier(**settings).fit(X, np.arange(100) // 25))
+        settings: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 1, "random_state": 0}
+        models = [MLPRegressor(**settings).fit(X, X[:, 0])]
+        models += [MLPClassifier(**settings).fit(X, np.arange(100) // size) for size in (50, 25)]
     for model in models:
         model.predict(X)
         model.predict(X[:1])
