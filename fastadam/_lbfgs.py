@@ -17,6 +17,9 @@ from fastadam.network import as_samples, layout_of
 
 Array = NDArray[Any]
 
+_STOPPED = 99
+"""SciPy's status where the callback has ended it."""
+
 
 def minimize(
     params: FlatBuffer,
@@ -31,7 +34,7 @@ def minimize(
     tol: float,
     verbose: float,
     n_threads: int | None,
-    callback: Callable[[float], bool] | None = None,
+    callback: Callable[[float], bool],
 ) -> tuple[float, int]:
     """Minimise the loss over all samples, with scikit-learn's options and warnings; `params` are updated in place.
 
@@ -62,7 +65,6 @@ def minimize(
 
         def after_iteration(intermediate_result: Any) -> None:
             params.flat[:] = intermediate_result.x
-            assert callback is not None
             if callback(float(intermediate_result.fun)):
                 raise StopIteration
 
@@ -71,7 +73,7 @@ def minimize(
             x0,
             method="L-BFGS-B",
             jac=True,
-            callback=None if callback is None else after_iteration,
+            callback=after_iteration,
             options={
                 "maxfun": max_fun,
                 "maxiter": max_iter,
@@ -80,6 +82,5 @@ def minimize(
             },
         )
     params.flat[:] = result.x
-    stopped = callback is not None and result.status == 99
-    n_iter = result.nit if stopped else _check_optimize_result("lbfgs", result, max_iter)
+    n_iter = result.nit if result.status == _STOPPED else _check_optimize_result("lbfgs", result, max_iter)
     return float(result.fun), int(n_iter)

@@ -92,9 +92,9 @@ def decays_by_itself(solver: str) -> bool:
     return solver == "adamw"
 
 
-def update_of(optimizer: Optimizer) -> Update:
-    """The optimizer's step as the engine makes it."""
-    decay = "decoupled" if optimizer._is_decoupled else "coupled"
+def update_of(optimizer: Optimizer, solver: str) -> Update:
+    """The step of the solver's optimizer as the engine makes it."""
+    decay = "decoupled" if decays_by_itself(solver) else "coupled"
     return Update(Variant(optimizer._rule, decay), optimizer._rows_at, group_of(optimizer))
 
 

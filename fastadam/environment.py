@@ -77,8 +77,8 @@ def _train_a_little(dtype: type[np.floating]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 1, "random_state": 0}
-        models = [MLPRegressor(**settings).fit(X, X[:, 0]), MLPClassifier(**settings).fit(X, np.arange(100) // 50)]
-        models.append(MLPClassifier(**settings).fit(X, np.arange(100) // 25))
+        models = [MLPRegressor(**settings).fit(X, X[:, 0])]
+        models += [MLPClassifier(**settings).fit(X, np.arange(100) // size) for size in (50, 25)]
     for model in models:
         model.predict(X)
         model.predict(X[:1])

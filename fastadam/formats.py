@@ -62,6 +62,10 @@ def uniform(noise):
     return np.float32(np.int32(np.uint32(noise) >> _UNUSED)) * _PER_UNIFORM
 
 
+as_compiled: Any = np.errstate(over="ignore", invalid="ignore") if JIT_DISABLED else lambda function: function
+"""Lets NumPy's integers wrap in silence, as compiled ones do."""
+
+
 if JIT_DISABLED:
 
     def bits_of(x):
