@@ -4,22 +4,24 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint typecheck test-peers bench bench-record bench-html clean
+.PHONY: help demo test lint typecheck test-peers test-cuda gpu bench bench-record bench-html clean
 
 PYTHON ?= python3
 VENV ?= .venv
 PEERS_VENV := .venv-peers
+CUDA_VENV := .venv-cuda
 IN_VENV = $(VENV)/bin/python
 
 # Tests of compiled code that are quick uncompiled too, and the modules whose own lines then run: the threads of gang.py
 # and the products of gemm.py have stand-ins.
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers cpu kernels optimizers family network)
-KERNEL_MODULES := $(patsubst %,fastadam/%.py,rules buffers cpu kernels optimizers network engine)
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers formats cpu kernels optimizers family rows network)
+KERNEL_MODULES := $(patsubst %,fastadam/%.py,rules buffers formats cpu kernels optimizers rows network engine)
 
 help:
 	@echo "make demo          train on real data, and draw the figures"
 	@echo "make test          every test; then the kernels as plain Python, and with bounds checks"
 	@echo "make test-peers    the tests against PyTorch, JAX and Optax, in $(PEERS_VENV)"
+	@echo "make test-cuda     the CUDA kernels without a GPU: simulated, and compiled; in $(CUDA_VENV)"
 	@echo "make lint          ruff"
 	@echo "make typecheck     mypy"
 	@echo "make bench         every benchmark on the working tree; results of machine \"unnamed\", which git ignores"
@@ -40,6 +42,9 @@ $(VENV)/.installed-%: pyproject.toml
 $(PEERS_VENV)/.installed-%: pyproject.toml
 	$(install)
 
+$(CUDA_VENV)/.installed-%: pyproject.toml
+	$(install)
+
 demo: $(VENV)/.installed-demo
 	$(IN_VENV) examples/demo.py
 
@@ -55,6 +60,13 @@ test: $(VENV)/.installed-test
 test-peers: $(PEERS_VENV)/.installed-test $(PEERS_VENV)/.installed-peers
 	$(PEERS_VENV)/bin/python -c "import jax, optax, torch"
 	$(PEERS_VENV)/bin/python -m pytest tests -m peers
+
+# The simulator replaces the compiler for a whole process, so each has one of its own.
+CUDA_IN_VENV := $(CUDA_VENV)/.installed-cuda $(CUDA_VENV)/.installed-cuda-test
+
+test-cuda: $(CUDA_IN_VENV)
+	NUMBA_ENABLE_CUDASIM=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py fastadam/cuda
+	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_code.py tests/test_cuda_missing.py --capture=no
 
 lint: $(VENV)/.installed-dev
 	$(IN_VENV) -m ruff check
@@ -80,4 +92,4 @@ bench-html: $(VENV)/.installed-bench
 	$(IN_VENV) -m asv publish
 
 clean:
-	rm -rf $(VENV) $(PEERS_VENV) .asv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist figures
+	rm -rf $(VENV) $(PEERS_VENV) $(CUDA_VENV) .asv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build dist figures

@@ -1,50 +1,59 @@
-"""One step of Adam over a flat float32 array: 4 kB and 400 kB lie in cache, 40 MB in memory."""
+"""One step of the optimizers, in float32. Of 4 kB and 400 kB of parameters all lies in cache, of 40 MB in memory.
+
+A gradient never fades, or the moments would fade with it into denormal numbers, with which processors are slow.
+"""
+
+import math
 
 import numpy as np
 
-import fastadam
-from bench.common import ratio, seconds, stream
+from bench.common import ours, peer, ratio, seconds, stream, traffic
 
 BYTES_A_PARAMETER = 28  # a step reads p, g, m and v, and writes p, m and v
+LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8
 
 
 def parameters_and_gradient(n):
-    # The gradient stays, so that the moments stand at its size and never fade into denormal numbers.
     rng = np.random.default_rng(0)
     return rng.standard_normal(n).astype(np.float32), rng.standard_normal(n).astype(np.float32)
 
 
+# --- Adam -------------------------------------------------------------------------------------------------------------
+
+
 def our_step(n):
     p, g = parameters_and_gradient(n)
-    optimizer = fastadam.Adam(p)
+    optimizer = ours("Adam")(p)
     return lambda: optimizer.step(g)
 
 
-def numpy_step(n):
+def numpy_adam(p, g):
     """The same update in NumPy, in place and with no temporary array."""
-    p, g = parameters_and_gradient(n)
     m, v, update, root = (np.zeros_like(p) for _ in range(4))
-    lr, beta1, beta2, eps = 1e-3, 0.9, 0.999, 1e-8
     t = 0
 
     def step():
         nonlocal t
         t += 1
-        np.multiply(g, 1 - beta1, out=update)
-        np.multiply(m, beta1, out=m)
+        np.multiply(g, 1 - BETA1, out=update)
+        np.multiply(m, BETA1, out=m)
         np.add(m, update, out=m)
         np.multiply(g, g, out=update)
-        np.multiply(update, 1 - beta2, out=update)
-        np.multiply(v, beta2, out=v)
+        np.multiply(update, 1 - BETA2, out=update)
+        np.multiply(v, BETA2, out=v)
         np.add(v, update, out=v)
         np.sqrt(v, out=root)
-        np.multiply(root, 1 / np.sqrt(1 - beta2**t), out=root, casting="same_kind")
-        np.add(root, eps, out=root)
-        np.multiply(m, lr / (1 - beta1**t), out=update)
+        np.multiply(root, 1 / math.sqrt(1 - BETA2**t), out=root)
+        np.add(root, EPS, out=root)
+        np.multiply(m, LR / (1 - BETA1**t), out=update)
         np.divide(update, root, out=update)
         np.subtract(p, update, out=p)
 
     return step
+
+
+def numpy_step(n):
+    return numpy_adam(*parameters_and_gradient(n))
 
 
 def torch_step(n):
@@ -81,10 +90,7 @@ class StepOverTorch:
     timeout = 300
 
     def setup(self, n):
-        try:
-            self.peer = torch_step(n)
-        except ImportError:
-            raise NotImplementedError("PyTorch is not installed") from None
+        self.peer = peer(torch_step, n)
         self.step = our_step(n)
 
     def track_time_over_torch(self, n):
@@ -108,3 +114,215 @@ class StepOverRoofline:
         return ratio(self.step, self.stream)
 
     track_time_over_roofline.unit = "x"
+
+
+class StepOverKernel:
+    """What Python's part of a small step costs: `Adam.step` over the compiled function that does the same."""
+
+    params = (1_000,)
+    param_names = ("n",)
+    timeout = 300
+
+    def setup(self, n):
+        self.step = our_step(n)
+        kernel = ours("kernels").adam_step
+        p, g = parameters_and_gradient(n)
+        m, v = np.zeros_like(p), np.zeros_like(p)
+        self.kernel = lambda: kernel(p, g, m, v, 1_000, LR, BETA1, BETA2, EPS)
+
+    def track_time_over_kernel(self, n):
+        return ratio(self.step, self.kernel)
+
+    track_time_over_kernel.unit = "x"
+
+
+# --- the family -------------------------------------------------------------------------------------------------------
+
+FAMILY = {
+    "SGD": ("SGD", {}),
+    "SGD momentum": ("SGD", {"momentum": 0.9}),
+    "SGD nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
+    "RMSprop": ("RMSprop", {}),
+    "RMSprop centered momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
+    "Adagrad": ("Adagrad", {}),
+    "Adadelta": ("Adadelta", {}),
+    "Adam": ("Adam", {}),
+    "Adam amsgrad": ("Adam", {"amsgrad": True}),
+    "AdamW": ("AdamW", {}),
+    "Adamax": ("Adamax", {}),
+    "NAdam": ("NAdam", {}),
+    "RAdam": ("RAdam", {}),
+    "Lion": ("Lion", {}),
+}
+
+
+class FamilyStep:
+    """Each optimizer over a loop of the same traffic: what its arithmetic costs where all lies in cache."""
+
+    params = (tuple(FAMILY),)
+    param_names = ("optimizer",)
+    timeout = 300
+    n = 100_000
+
+    def setup(self, name):
+        p, g = parameters_and_gradient(self.n)
+        class_name, options = FAMILY[name]
+        optimizer = ours(class_name)(p, **options)
+        self.step = lambda: optimizer.step(g)
+        self.traffic = traffic(self.n, len(optimizer.state))
+
+    def track_time_over_traffic(self, name):
+        return ratio(self.step, self.traffic)
+
+    track_time_over_traffic.unit = "x"
+
+
+# --- what is done in the same pass ------------------------------------------------------------------------------------
+
+MAX_NORM, WEIGHT_DECAY, EMA_DECAY = 1.0, 1e-2, 0.999
+
+
+def our_one_pass(n):
+    """AdamW with clipping, an average of the parameters and zeroed gradients. Each step begins with a new gradient."""
+    p, g = parameters_and_gradient(n)
+    options = {"max_norm": MAX_NORM, "ema_decay": EMA_DECAY, "zero_grad": True}
+    optimizer = ours("AdamW")(p, lr=LR, weight_decay=WEIGHT_DECAY, **options)
+
+    def step():
+        g.fill(1e-3)
+        optimizer.step(g)
+
+    return step
+
+
+def numpy_passes(n):
+    p, g = parameters_and_gradient(n)
+    average, change, adam = p.copy(), np.empty_like(p), numpy_adam(p, g)
+
+    def step():
+        g.fill(1e-3)
+        clip = MAX_NORM / (math.sqrt(np.dot(g, g)) + 1e-6)
+        if clip < 1:
+            np.multiply(g, clip, out=g)
+        np.multiply(p, 1 - LR * WEIGHT_DECAY, out=p)
+        adam()
+        np.subtract(p, average, out=change)
+        np.multiply(change, 1 - EMA_DECAY, out=change)
+        np.add(average, change, out=average)
+        g.fill(0)
+
+    return step
+
+
+def torch_passes(n):
+    """PyTorch's fastest for each: fused AdamW, and the functions for many tensors at once for the rest."""
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    p, g = map(torch.from_numpy, parameters_and_gradient(n))
+    model = torch.nn.ParameterList([p])
+    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    model[0].grad = g
+
+    def step():
+        g.fill_(1e-3)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM, foreach=True)
+        optimizer.step()
+        average.update_parameters(model)
+        optimizer.zero_grad(set_to_none=False)
+
+    return step
+
+
+class OnePass:
+    params = (100_000, 10_000_000)
+    param_names = ("n",)
+    timeout = 300
+
+    def setup(self, n):
+        self.step = our_one_pass(n)
+
+    def track_time_over_numpy(self, n):
+        return ratio(self.step, numpy_passes(n))
+
+    track_time_over_numpy.unit = "x"
+
+
+class OnePassOverTorch:
+    params = (100_000, 10_000_000)
+    param_names = ("n",)
+    timeout = 300
+
+    def setup(self, n):
+        self.peer = peer(torch_passes, n)
+        self.step = our_one_pass(n)
+
+    def track_time_over_torch(self, n):
+        return ratio(self.step, self.peer)
+
+    track_time_over_torch.unit = "x"
+
+
+# --- many tensors -----------------------------------------------------------------------------------------------------
+
+
+def tensors_and_gradients(count):
+    p, g = parameters_and_gradient(1_000 * count)
+    return [[part.copy() for part in np.split(array, count)] for array in (p, g)]
+
+
+def torch_step_of_many(count):
+    import torch
+
+    params, grads = ([torch.from_numpy(array) for array in arrays] for arrays in tensors_and_gradients(count))
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g
+    return torch.optim.Adam(params, fused=True).step
+
+
+def our_step_of_many(count):
+    params, grads = tensors_and_gradients(count)
+    optimizer = ours("Adam")(params)
+    return lambda: optimizer.step(grads)
+
+
+def our_step_of_one(count):
+    return our_step(1_000 * count)
+
+
+class ManyTensors:
+    """A thousand tensors of a thousand elements: over as many in one array, what it costs that they are apart."""
+
+    params = (1_000,)
+    param_names = ("count",)
+    timeout = 300
+
+    def setup(self, count):
+        self.step = our_step_of_many(count)
+
+    def track_time_over_flat(self, count):
+        return ratio(self.step, our_step_of_one(count))
+
+    track_time_over_flat.unit = "x"
+
+    def track_time_over_numpy(self, count):
+        steps = [numpy_adam(p, g) for p, g in zip(*tensors_and_gradients(count), strict=True)]
+        return ratio(self.step, lambda: [step() for step in steps])
+
+    track_time_over_numpy.unit = "x"
+
+
+class ManyTensorsOverTorch:
+    params = (1_000,)
+    param_names = ("count",)
+    timeout = 300
+
+    def setup(self, count):
+        self.peer = peer(torch_step_of_many, count)
+        self.step = our_step_of_many(count)
+
+    def track_time_over_torch(self, count):
+        return ratio(self.step, self.peer)
+
+    track_time_over_torch.unit = "x"

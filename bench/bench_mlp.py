@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from bench import peers_mlp
-from bench.common import product_rate, ratio, run_python, seconds
+from bench.common import ours, peer, product_rate, ratio, run_python, seconds
 
 
 class Case(NamedTuple):
@@ -58,14 +58,6 @@ def product_operations(case):
     return case.epochs * case.n * per_sample
 
 
-def our_regressor():
-    try:
-        from fastadam import MLPRegressor
-    except ImportError:  # a commit from before it was written
-        raise NotImplementedError("fastadam has no MLPRegressor") from None
-    return MLPRegressor
-
-
 def sklearns_regressor():
     from sklearn.neural_network import MLPRegressor
 
@@ -83,7 +75,7 @@ class Training:
         warnings.simplefilter("ignore", ConvergenceWarning)  # once, since no thread may change the filters
         self.case = CASES[name]
         self.X, self.y, self.X_test, self.y_test = make_data(self.case)
-        self.ours = our_regressor()
+        self.ours = ours("MLPRegressor")
         self.fit(self.ours, max_iter=1)  # compiles
 
     def fit(self, estimator, **parameters):
@@ -124,10 +116,8 @@ class Regressor(Training):
 class RegressorOverTorch(Training):
     def setup(self, name):
         super().setup(name)
-        try:
-            self.peer = peers_mlp.torch_fit(self.X, self.y, self.case.hidden, self.case.batch, self.case.epochs)
-        except ImportError:
-            raise NotImplementedError("PyTorch is not installed") from None
+        case = self.case
+        self.peer = peer(peers_mlp.torch_fit, self.X, self.y, case.hidden, case.batch, case.epochs)
 
     def track_time_over_torch(self, name):
         return ratio(self.fit_ours, self.peer, rounds=7)
@@ -138,10 +128,8 @@ class RegressorOverTorch(Training):
 class RegressorOverJax(Training):
     def setup(self, name):
         super().setup(name)
-        try:
-            self.peer = peers_mlp.jax_fit(self.X, self.y, self.case.hidden, self.case.batch, self.case.epochs)
-        except ImportError:
-            raise NotImplementedError("JAX or Optax is not installed") from None
+        case = self.case
+        self.peer = peer(peers_mlp.jax_fit, self.X, self.y, case.hidden, case.batch, case.epochs)
 
     def track_time_over_jax(self, name):
         return ratio(self.fit_ours, self.peer, rounds=7)
@@ -224,7 +212,7 @@ class FitMemory:
     def setup(self):
         if not FORGET_PEAK.exists():
             raise NotImplementedError("only Linux can forget a peak")
-        our_regressor()
+        ours("MLPRegressor")
         run_python(MEMORY_OF_FIT)  # compiles: freed memory of the compiler would hide some of the fit's
 
     def track_peak_over_data(self):

@@ -1,5 +1,6 @@
 """How the benchmarks measure: turn by turn, and the median of the turns."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import DTypeLike
+
+import fastadam
 
 Work = Callable[[], object]
 
@@ -73,6 +77,21 @@ def _warning_of_others() -> Iterator[None]:
         print(f"Not a fair measurement: other processes kept {cores:.1f} cores busy.", file=sys.stderr)
 
 
+def ours(name: str) -> Any:
+    """A class of fastadam; skips the benchmark for commits from before it was written."""
+    if not hasattr(fastadam, name):
+        raise NotImplementedError(f"fastadam has no {name}")
+    return getattr(fastadam, name)
+
+
+def peer(make: Callable[..., Work], *case: object) -> Work:
+    """What `make` makes of the case; skips the benchmark where the library that it needs is missing."""
+    try:
+        return make(*case)
+    except ImportError as error:
+        raise NotImplementedError(f"{error.name} is not installed") from None
+
+
 def run_python(code: str, **environment: str) -> str:
     """Run `code` in a new interpreter, which finds the installed fastadam and not that of the current folder."""
     command = [sys.executable, "-P", "-c", code]
@@ -97,3 +116,29 @@ def stream(size: int) -> Work:
     parts = np.array_split(np.ones(size // 8, np.float32), threads)
     pool = ThreadPoolExecutor(threads)
     return lambda: list(pool.map(np.negative, parts, parts))
+
+
+# As the kernels of the package, but in no cache on disk: that one would not see an edit of this file.
+compiled = functools.partial(numba.njit, error_model="numpy", nogil=True)
+
+
+@compiled
+def _read_and_write(p, g, state, start, stop):
+    for i in range(np.uint64(start), np.uint64(stop)):  # of signed indices Numba makes no vectors
+        p[i] = g[i] - p[i]
+    for row in range(state.shape[0]):
+        values = state[row]
+        for i in range(np.uint64(start), np.uint64(stop)):
+            values[i] = -values[i]
+
+
+@compiled(parallel=True)
+def _read_and_write_all(p, g, state, block):
+    for k in numba.prange((p.size + block - 1) // block):
+        _read_and_write(p, g, state, k * block, min((k + 1) * block, p.size))
+
+
+def traffic(n: int, states: int) -> Work:
+    """An optimizer's step without its arithmetic: on all threads, read p, g and the states, and write all but g."""
+    p, g, state = np.ones(n, np.float32), np.ones(n, np.float32), np.ones((states, n), np.float32)
+    return lambda: _read_and_write_all(p, g, state, 4096)

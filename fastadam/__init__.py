@@ -1,7 +1,7 @@
 """Fused Adam kernels over flat parameter buffers, and scikit-learn-compatible MLPs trained by them.
 
-The estimator and the commands are loaded when they are first asked for: who wants the optimizer alone does not wait for
-scikit-learn.
+The estimator, the schedules, the optimizers from a rule of one's own and the commands are loaded when they are first
+asked for: who wants the optimizers alone does not wait for scikit-learn.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fastadam import kernels
 from fastadam.buffers import FlatBuffer
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
+from fastadam.rows import RowAdam
 
 if TYPE_CHECKING:
+    from fastadam import schedules
+    from fastadam.custom import optimizer
+    from fastadam.display import LossCurveDisplay
     from fastadam.environment import info, warmup
     from fastadam.mlp import MLPClassifier, MLPRegressor
 
@@ -25,21 +29,28 @@ __all__ = [
     "Adamax",
     "FlatBuffer",
     "Lion",
+    "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
     "NAdam",
     "RAdam",
     "RMSprop",
+    "RowAdam",
     "__version__",
     "info",
     "kernels",
+    "optimizer",
+    "schedules",
     "warmup",
 ]  # fmt: skip
 
 _HOMES = {
+    "LossCurveDisplay": "fastadam.display",
     "MLPClassifier": "fastadam.mlp",
     "MLPRegressor": "fastadam.mlp",
     "info": "fastadam.environment",
+    "optimizer": "fastadam.custom",
+    "schedules": "fastadam.schedules",
     "warmup": "fastadam.environment",
 }
 
@@ -49,7 +60,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'fastadam' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    return home if home.__name__ == f"fastadam.{name}" else getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -4,15 +4,16 @@ A subclass names its numbers and flags and chooses a rule of `rules.py`; all els
 one row a group of parameters, that the kernel reads: no change of a value compiles anything.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 
 from fastadam import rules
-from fastadam._arrays import COPY_AT, GROUP, HALF_DTYPES, OFFSET, Array, Arrays, ParameterArrays, label
+from fastadam._arrays import COPY_AT, GROUP, HALF_DTYPES, OFFSET, Array, Arrays, ParameterArrays, label, on_device
 from fastadam._checks import choice, count, flag, items, number
 from fastadam._threads import may_launch_parallel
 from fastadam.buffers import aligned_zeros, bfloat16_bits
@@ -103,6 +104,12 @@ class Optimizer:
     skipped_steps : int
         Steps that `on_nonfinite="skip"` has skipped.
     """
+
+    def __new__(cls, params: Any = None, *arguments: Any, **settings: Any) -> Self:
+        """For arrays on a CUDA device, the subclass that is made for them: loaded here, as it needs an extra."""
+        if on_device(params):
+            cls = importlib.import_module("fastadam.cuda.optimizer").class_on_device(cls)
+        return super().__new__(cls)
 
     def __init__(
         self, params: Arrays, numbers: Mapping[str, Any], flags: Mapping[str, Any], options: Mapping[str, Any]
@@ -350,9 +357,10 @@ class Optimizer:
         if packed == "uint8":
             state |= {f"{name}_scale": aligned_zeros(size // CODE_BLOCK, dtype) for name in self._rule.states}
         for name, value in self._initial_values().items():
-            state[name][:] = {"bfloat16": bfloat16_bits(np.array([value], np.float32)), "uint8": 255}.get(packed, value)
             if packed == "uint8":
-                state[f"{name}_scale"][:] = value / LARGEST_CODE
+                state[name][:], state[f"{name}_scale"][:] = 255, value / LARGEST_CODE
+            else:
+                state[name][:] = bfloat16_bits(np.array([value], dtype)) if packed else value
         return state if self._options["ema_decay"] is None else state | {"ema": self._arrays.concatenated()}
 
     def _initial_values(self) -> dict[str, float]:

@@ -30,9 +30,6 @@ but most programs do something else between two steps, and waking a thread costs
 BLOCK = 4_096
 """Elements that a thread takes at a time: the state of a block stays in its L1 cache."""
 
-BLOCK = 4_096
-"""Elements that a thread takes at a time: the state of a block stays in its L1 cache."""
-
 DECAY, ACTIVE, HYPER = 0, 1, 2
 """Columns of the settings, a row for each group: the weight decay's scalar, whether the group is trained, then what its
 rule takes."""
@@ -44,8 +41,7 @@ SCALE, CLIP, EMA, SEED = range(4)
 """Those are the gradient's factor, its bound, and the weight of the new parameter in the average. Behind them, the
 loops get the dither's seeds, one for each state."""
 
-_coupled_decay = device(rules.coupled_decay)
-_decoupled_decay = device(rules.decoupled_decay)
+_ema = device(rules.ema)
 _dither, _seed_of = device(formats.dither), device(formats.seed_of)
 _largest, _dithered_bfloat16 = device(formats.largest), device(formats.dithered_bfloat16)
 _from_bfloat16 = device(formats.from_bfloat16)
@@ -82,11 +78,6 @@ class Variant(NamedTuple):
         stored = [f"{name}_{getattr(self, name)}" for name in ("state", "grad", "copy") if getattr(self, name)]
         return "_".join([self.rule.name, self.decay, *flags, *stored])
 
-    @property
-    def rows(self) -> int:
-        """How many rows the state has: with codes, each state has its scales behind; the average comes last."""
-        return len(self.rule.states) * (2 if self.state == "uint8" else 1) + self.ema
-
 
 @functools.cache
 def step_scalars(rule: rules.Rule) -> Callable[..., Any]:
@@ -112,13 +103,14 @@ def element_loop(variant: Variant) -> Callable[..., None]:
     if variant.state == "uint8":
         return _loop_over_codes(variant)
     update, (load, store) = _update(variant.rule), _access(len(variant.rule.states), variant.state)
-    prepare, finish = _preparation(variant), _completion(variant)
+    prepare, finish = preparation(variant, device), _completion(variant)
+    read = _DECODERS[variant.grad]
 
     @device
     def loop(p, g, rows, start, stop, shift, decay, scalars, extra):
         for i in range(np.uint64(start), np.uint64(stop)):  # a signed index might count from the end: no vectors then
             k = i - np.uint64(shift)
-            pi, gi = prepare(p[k], g[k], decay, extra)
+            pi, gi = prepare(p[k], read(g[k]), decay, extra)
             new = update(pi, gi, *(load(rows, i) + scalars))
             p[k] = new[0]
             store(rows, i, new, extra)
@@ -149,15 +141,17 @@ def _access(states: int, form: str) -> tuple[Callable[..., Any], Callable[..., N
     return device(load), device(unrolled("store(rows, i, new, extra)", "{}pass", assignment + "; ", states, **names))
 
 
-def _preparation(variant: Variant) -> Callable[..., Any]:
-    """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order."""
+def preparation(variant: Variant, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order.
+
+    `compiled` is the decorator of the backend: CUDA's is another than `device`.
+    """
+    coupled_decay, decoupled_decay = compiled(rules.coupled_decay), compiled(rules.decoupled_decay)
     scale, clip, maximize = variant.scale, variant.clip, variant.maximize
     coupled, decoupled = variant.decay == "coupled", variant.decay == "decoupled"
-    read = _DECODERS[variant.grad]
 
-    @device
+    @compiled
     def prepare(pi, gi, decay, extra):
-        gi = read(gi)
         if scale:
             gi = gi * extra[SCALE]
         if clip:  # written so that NaN stays NaN
@@ -165,9 +159,9 @@ def _preparation(variant: Variant) -> Callable[..., Any]:
         if maximize:
             gi = -gi
         if coupled:
-            gi = _coupled_decay(pi, gi, decay)
+            gi = coupled_decay(pi, gi, decay)
         if decoupled:
-            pi = _decoupled_decay(pi, decay)
+            pi = decoupled_decay(pi, decay)
         return pi, gi
 
     return prepare
@@ -177,13 +171,11 @@ def _completion(variant: Variant) -> Callable[..., None]:
     """What comes after the rule: the average and the copy of the parameters, and the gradient's end."""
     zero_grad = variant.zero_grad
     average_at = len(variant.rule.states)
-    average = f"row = rows[{average_at}]; row[i] = row[i] + extra[EMA] * (new - row[i])"
+    average = f"row = rows[{average_at}]; row[i] = averaged(row[i], new, extra[EMA])"
     copy = f"rows[{average_at + variant.ema}][k] = encoded(new)"
     tasks = [task for task, wanted in ((average, variant.ema), (copy, variant.copy)) if wanted]
-    encoded = _ENCODERS[variant.copy]
-    write = device(
-        unrolled("write(rows, i, k, new, extra)", "{}pass", "; ".join([*tasks, ""]), 1, encoded=encoded, EMA=EMA)
-    )
+    names = {"encoded": _ENCODERS[variant.copy], "averaged": _ema, "EMA": EMA}
+    write = device(unrolled("write(rows, i, k, new, extra)", "{}pass", "; ".join([*tasks, ""]), 1, **names))
 
     @device
     def finish(rows, i, g, k, new, extra):

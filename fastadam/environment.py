@@ -19,6 +19,7 @@ from fastadam.gang import available_threads
 from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
 from fastadam.mlp import MLPClassifier, MLPRegressor
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
+from fastadam.rows import RowAdam
 
 _OPTIMIZERS = (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion)
 _PACKAGES = ("fastadam", "numpy", "scipy", "numba", "llvmlite", "scikit-learn", "threadpoolctl")
@@ -88,6 +89,8 @@ def _step_a_little(dtype: type[np.floating]) -> None:
         for size in (1, PARALLEL_BYTES // np.dtype(dtype).itemsize):
             p = np.ones(size, dtype)
             optimizer(p).step(np.ones_like(p))
+    for k in (1, PARALLEL_BYTES // np.dtype(dtype).itemsize):
+        RowAdam(np.ones((1, 1), dtype)).step(np.zeros(k, int), np.ones((k, 1), dtype))
     p = np.ones(1, dtype)
     kernels.adam_step(p, p.copy(), p.copy(), p.copy(), 1, 1e-3, 0.9, 0.999, 1e-8)
 

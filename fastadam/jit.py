@@ -134,6 +134,9 @@ if JIT_DISABLED:
         """The flat array of `size` elements of `like`'s type that starts at `address`."""
         return array_in_memory(int(address), size, like.dtype)
 
+    def prefetch(array: np.ndarray, i: int) -> None:
+        """Begin to load the cache line of element i."""
+
 else:
 
     def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,6 +172,20 @@ else:
     def array_at(address, size, like):
         """The flat array of `size` elements of `like`'s type that starts at `address`."""
         return numba.carray(_pointer_at(address, like), size)
+
+    @intrinsic
+    def prefetch(typingctx, array, i):
+        """Begin to load the cache line of element i, to be written soon; the processor goes on at once."""
+
+        def codegen(context, builder, signature, arguments):
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            line = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+            flags = [cgutils.int32_t(flag) for flag in (1, 3, 1)]  # to write, to stay in every cache, data
+            function = ir.FunctionType(ir.VoidType(), [line.type, *(flag.type for flag in flags)])
+            builder.call(builder.module.declare_intrinsic("llvm.prefetch", [line.type], function), [line, *flags])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
 
 
 # --- functions by their address -----------------------------------------------------------------------------------

@@ -438,7 +438,7 @@ class Adam(Optimizer):
     @property
     def moments(self) -> dict[str, Array]:
         """The state itself, not a copy: "m", "v" (with AMSGrad also "v_max"), flat over all parameters in order."""
-        return {name: self._state[name] for name in self._rule.states}
+        return {name: array for name, array in self.state.items() if name in self._rule.states}
 
 
 class AdamW(Adam):
@@ -489,7 +489,7 @@ class AdamW(Adam):
         **options: Unpack[Options],
     ) -> None:
         numbers = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        Optimizer.__init__(self, params, numbers, {"amsgrad": amsgrad, "maximize": maximize}, options)
+        super(Adam, self).__init__(params, numbers, {"amsgrad": amsgrad, "maximize": maximize}, options)
 
     @property
     def _is_decoupled(self) -> bool:

@@ -282,6 +282,14 @@ def decoupled_decay(p, keep):
     return p * keep
 
 
+# --- averages ---------------------------------------------------------------------------------------------------------
+
+
+def ema(average, new, weight):
+    """Exponential moving average in which the new value has this weight."""
+    return average + weight * (new - average)
+
+
 # --- the family -------------------------------------------------------------------------------------------------------
 
 _BETAS = ("lr", "beta1", "beta2", "eps")

@@ -568,10 +568,13 @@ class Scheduler:
         Its `lr` is set, and nothing else of it is looked at. What else sets it is overruled at the next step.
     schedule : callable, Plateau, number, str or mapping
         As `get_schedule` takes it.
+    group : str, optional
+        Set the rate of this one of the optimizer's `groups` instead. A group without a rate of its own has the
+        optimizer's.
 
     Attributes
     ----------
-    optimizer, schedule : object
+    optimizer, schedule, group : object
         As given, the schedule through `get_schedule`.
     t : int
         The number of steps taken, and the step that the present rate is for.
@@ -579,7 +582,10 @@ class Scheduler:
     Raises
     ------
     TypeError
-        If `optimizer` has no `lr`, `schedule` is none, or its rate at a step is not a number.
+        If `optimizer` has no `lr`, or no groups where one is named, `schedule` is none, or its rate at a step is not a
+        number.
+    KeyError
+        If the optimizer has no group of that name.
     ValueError
         If the rate at a step is NaN, infinite or negative. The optimizer and the scheduler stay as they were.
 
@@ -598,10 +604,13 @@ class Scheduler:
     (100, 0.0)
     """
 
-    def __init__(self, optimizer: _HasRate, schedule: Any) -> None:
+    def __init__(self, optimizer: _HasRate, schedule: Any, *, group: str | None = None) -> None:
         if not hasattr(optimizer, "lr"):  # to set one nonetheless would change nothing, and say nothing
             raise TypeError(f"optimizer must have an attribute lr, got {optimizer!r}")
-        self.optimizer = optimizer
+        if group is not None and not hasattr(optimizer, "set_group"):
+            raise TypeError(f"optimizer must have groups, of which one is {group!r}, got {optimizer!r}")
+        self.optimizer: Any = optimizer
+        self.group = group
         self.schedule: Any = get_schedule(schedule)
         self._go_to(0, self.schedule._start() if isinstance(self.schedule, Plateau) else None)
 
@@ -653,8 +662,12 @@ class Scheduler:
 
     def _go_to(self, t: int, plateau: _PlateauState | None) -> None:
         rate = plateau.lr if plateau else self.schedule(t)
-        self.optimizer.lr = rate  # first, since it may raise
+        if self.group is None:  # to set it comes first, since it may raise
+            self.optimizer.lr = rate
+        else:
+            self.optimizer.set_group(self.group, lr=rate)
         self.t, self._plateau = t, plateau
 
     def __repr__(self) -> str:
-        return f"Scheduler({self.optimizer!r}, {self.schedule!r}, t={self.t})"
+        group = f", group={self.group!r}" if self.group is not None else ""
+        return f"Scheduler({self.optimizer!r}, {self.schedule!r}{group}, t={self.t})"

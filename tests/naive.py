@@ -304,6 +304,37 @@ class Lion(_Rule):
         return [rounded(self.lr) * direction]
 
 
+class RowAdam:
+    """Lazy Adam, row by row: Kingma & Ba 2015, end of section 2, with one step count for all rows. `p` is replaced.
+
+    With `catch_up`, the decay rates of a row are raised to the power of the steps since it was updated.
+    """
+
+    def __init__(self, p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, *, maximize=False, catch_up=False):
+        self.p = np.array(p)
+        self.m, self.v = np.zeros_like(self.p), np.zeros_like(self.p)
+        self.last_step = np.zeros(len(self.p), np.int64)
+        self.t, self.lr, self.betas, self.eps, self.maximize, self.catch_up = 0, lr, betas, eps, maximize, catch_up
+
+    def step(self, rows, grads):
+        self.t += 1
+        totals = {}
+        for row, g in zip(rows, grads, strict=True):
+            totals[int(row)] = totals[int(row)] + g if int(row) in totals else g
+        with np.errstate(all="ignore"):
+            for row, g in totals.items():
+                self._update(row, -g if self.maximize else g)
+
+    def _update(self, row, g):
+        rounded, (beta1, beta2) = self.p.dtype.type, self.betas
+        alpha = self.lr * math.sqrt(1.0 - beta2**self.t) / (1.0 - beta1**self.t)
+        steps = self.t - int(self.last_step[row]) if self.catch_up else 1
+        self.m[row] = rounded(beta1**steps) * self.m[row] + rounded(1.0 - beta1) * g
+        self.v[row] = rounded(beta2**steps) * self.v[row] + rounded(1.0 - beta2) * (g * g)
+        self.p[row] = self.p[row] - rounded(alpha) * self.m[row] / (np.sqrt(self.v[row]) + rounded(self.eps))
+        self.last_step[row] = self.t
+
+
 def start(n, dtype):
     """Parameters to start from, between 1 and 2 and so far from zero."""
     return np.random.default_rng(n).uniform(1, 2, n).astype(dtype)

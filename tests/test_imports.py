@@ -13,10 +13,11 @@ LAYERS = [
     {"rules", "buffers", "_cache", "_checks", "_threads"},
     {"jit", "_arrays"},
     {"atomics", "formats", "gemm"},
-    {"activations", "dropout", "losses", "cpu", "cuda", "gang"},
+    {"activations", "dropout", "losses", "cpu", "gang"},
     {"kernels", "network", "schedules"},
     {"engine", "_optimizer"},
-    {"optimizers", "custom"},
+    {"optimizers", "custom", "rows"},
+    {"cuda"},
     {"trainer"},
     {"_callbacks", "_lbfgs", "_rates", "_solvers"},
     {"_model"},
@@ -53,7 +54,7 @@ def imported_modules(source):
 def test_imports_point_one_way(source):
     own = source.relative_to(PACKAGE).with_suffix("").parts[0]
     for module in imported_modules(source):
-        inside = own == module == "interop"
+        inside = own == module and own in {"interop", "cuda"}
         assert inside or level_of(module) < level_of(own), f"{own} must not import {module}"
 
 
@@ -66,6 +67,19 @@ def test_importing_the_package_loads_no_optional_dependency_and_compiles_nothing
     arguments = [sys.executable, "-W", "error", "-c", code]
     result = subprocess.run(arguments, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120, check=False)
     assert (result.stdout.strip(), result.stderr) == ("set() []", "")
+
+
+def test_importing_the_package_loads_what_few_need_only_when_it_is_asked_for():
+    code = (
+        "import sys, fastadam\n"
+        "late = {'fastadam.custom', 'fastadam.schedules', 'fastadam.mlp', 'sklearn'}\n"
+        "print(late & set(sys.modules))\n"
+        "from fastadam import optimizer, schedules\n"
+        "print(optimizer.__module__, fastadam.schedules is schedules, schedules.__name__)\n"
+    )
+    arguments = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(arguments, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.stdout, result.stderr) == ("set()\nfastadam.custom True fastadam.schedules\n", "")
 
 
 def test_every_public_name_exists():

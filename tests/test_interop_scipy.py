@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from naive import assert_same_bits
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, OptimizeWarning, minimize, rosen, rosen_der
 
-from fastadam import Adam
+import fastadam
+from fastadam import Adam, optimizers
 from fastadam.interop import scipy as interop
 from fastadam.interop.scipy import adam
 
@@ -615,3 +616,30 @@ def test_each_method_documents_the_options_that_it_takes(name):
     options = set(inspect.signature(method).parameters) - {"options"} | interop._keywords(Adam)
     assert method.__name__ == name
     assert [option for option in options if option not in method.__doc__] == []
+
+
+# The rest of the family
+
+RATES = {"sgd": 1e-3, "rmsprop": 1e-3, "lion": 1e-3}
+FAMILY = sorted(set(interop.__all__) - {"minimizer"})
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_method_steps_with_its_own_optimizer(name):
+    rule = next(rule for rule in vars(optimizers).values() if getattr(rule, "__name__", "").lower() == name)
+    lr = RATES.get(name, 0.1)
+    x = np.array([1.2, 1.0])
+    optimizer = rule(x, lr=lr, max_norm=10.0)
+    for _ in range(50):
+        optimizer.step(rosen_der(x))
+    options = {"lr": lr, "max_norm": 10.0, "maxiter": 50}
+    result = minimize(rosen, [1.2, 1.0], jac=rosen_der, method=getattr(interop, name), options=options)
+    assert_same_bits(result.x, x)
+    assert result.nit == 50
+
+
+def test_a_rule_of_ones_own_is_a_method_too():
+    halved = fastadam.optimizer(lambda p, g, lr: p - 0.5 * lr * g, lr=0.1)
+    result = minimize(bowl, [3.0, -1.0], jac=bowl_der, method=interop.minimizer(halved), options={"lr": 0.5})
+    assert result.success
+    np.testing.assert_allclose(result.x, 0, atol=1e-5)

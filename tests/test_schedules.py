@@ -451,6 +451,34 @@ def test_a_rate_that_the_optimizer_refuses_leaves_the_scheduler_where_it_was():
     assert scheduler.t == 1
 
 
+def two_groups():
+    params = {"body": np.zeros(2), "head": np.zeros(2)}
+    return Adam(params, lr=0.25, groups={"head": {"params": ["head"]}})
+
+
+def test_a_group_has_a_schedule_of_its_own():
+    optimizer = two_groups()
+    both = [Scheduler(optimizer, Exponential(0.5, 0.5)), Scheduler(optimizer, Constant(0.125), group="head")]
+    for scheduler in both:
+        scheduler.step()
+    assert (optimizer.lr, optimizer.groups["head"]["lr"]) == (0.25, 0.125)
+    optimizer.step({"body": np.ones(2), "head": np.ones(2)})
+    np.testing.assert_allclose([optimizer.params["body"], optimizer.params["head"]], [[-0.25] * 2, [-0.125] * 2])
+    assert repr(both[1]) == f"Scheduler({optimizer!r}, Constant(lr=0.125), group='head', t=1)"
+    both[1].load_state_dict({"t": 7})
+    assert both[1].t == 7
+
+
+def test_a_group_must_be_one_of_the_optimizers():
+    optimizer = two_groups()
+    with pytest.raises(KeyError, match="'tail' is not a group of this optimizer"):
+        Scheduler(optimizer, 0.5, group="tail")
+    with pytest.raises(TypeError, match="optimizer must have groups, of which one is 'head', got namespace"):
+        Scheduler(SimpleNamespace(lr=0.1), 0.5, group="head")
+    assert optimizer.lr == 0.25
+    assert "lr" not in optimizer.groups["head"]
+
+
 def test_a_scheduler_prints_what_it_couples():
     scheduler = Scheduler(Adam(np.ones(3)), Exponential(0.5, 0.9))
     assert repr(scheduler) == f"Scheduler({scheduler.optimizer!r}, Exponential(lr=0.5, gamma=0.9), t=0)"

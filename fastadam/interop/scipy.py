@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 from scipy.optimize._numdiff import approx_derivative  # public `approx_fprime` would step over the bounds
 
-from fastadam.optimizers import Adam
+from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
-__all__ = ["adam"]
+__all__ = [
+    "adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "minimizer", "nadam", "radam", "rmsprop", "sgd",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -129,8 +131,29 @@ class _Ending(Enum):
     STOPPED = (99, "`callback` raised `StopIteration`.")
 
 
-def _minimizer(optimizer_class: Callable[..., _Optimizer]) -> Callable[..., OptimizeResult]:
-    """A method of `scipy.optimize.minimize` that steps with `optimizer_class`."""
+def minimizer(optimizer_class: Callable[..., _Optimizer]) -> Callable[..., OptimizeResult]:
+    """Make a method of `scipy.optimize.minimize` that steps with an optimizer, such as one of `fastadam.optimizer`.
+
+    Parameters
+    ----------
+    optimizer_class : type
+        A class of `fastadam.optimizers`, or one that `fastadam.optimizer` made.
+
+    Returns
+    -------
+    callable
+        What `minimize` takes as `method`; its docstring lists the options.
+
+    Examples
+    --------
+    >>> from scipy.optimize import minimize, rosen, rosen_der
+    >>> from fastadam.interop.scipy import minimizer
+    >>> from fastadam.optimizers import Adam
+    >>> options = {"amsgrad": True, "lr": 0.1}
+    >>> result = minimize(rosen, [1.2, 1.0], jac=rosen_der, method=minimizer(Adam), options=options)
+    >>> result.success
+    True
+    """
     keywords = _keywords(optimizer_class)
     name = optimizer_class.__name__.lower()
 
@@ -185,8 +208,13 @@ def _minimizer(optimizer_class: Callable[..., _Optimizer]) -> Callable[..., Opti
 
 
 def _keywords(optimizer_class: Callable[..., _Optimizer]) -> set[str]:
-    """The options that go to the optimizer: all it takes, but what would make it maximize."""
-    return set(inspect.signature(optimizer_class).parameters) - {"params", "maximize"}
+    """The options that go to the optimizer: all it takes, but what would make it maximize, and clipping."""
+    named = {
+        name
+        for name, parameter in inspect.signature(optimizer_class).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+    return named - {"params", "maximize"} | {"max_norm", "clip_value"}
 
 
 @dataclass(frozen=True)
@@ -511,4 +539,13 @@ def _reals(what: str, values: Any) -> Array:
     return array.astype(np.float64)
 
 
-adam = _minimizer(Adam)
+sgd = minimizer(SGD)
+rmsprop = minimizer(RMSprop)
+adagrad = minimizer(Adagrad)
+adadelta = minimizer(Adadelta)
+adam = minimizer(Adam)
+adamw = minimizer(AdamW)
+adamax = minimizer(Adamax)
+nadam = minimizer(NAdam)
+radam = minimizer(RAdam)
+lion = minimizer(Lion)

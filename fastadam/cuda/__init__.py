@@ -1,0 +1,9 @@
+"""CUDA: the rules of `fastadam.rules` compiled for NVIDIA GPUs, and the optimizers on arrays that lie there.
+
+Needs the extra `cuda` (`pip install 'fastadam[cuda]'`); `import fastadam` alone never loads it. The optimizers load it
+by themselves when they are given arrays on a device. `fastadam.cuda.kernels` has the rules for your own `@cuda.jit`
+kernels.
+
+Reads from the inside out: `jit` has the compiler and access to memory by address; `step` the kernels; `arrays` what is
+accepted as an array on a device; `optimizer` the optimizers' other half. `layers` and `network` train the estimators.
+"""

@@ -1,0 +1,255 @@
+"""What lies on a CUDA device: any array that offers its memory by `__cuda_array_interface__` or DLPack."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadam._arrays import _structure_error, is_device_array, label
+from fastadam.buffers import FLOAT_DTYPES
+from fastadam.cuda.jit import INSTALL, SIMULATED, cuda
+
+LINE = 128
+"""Bytes: each segment of the state begins at a multiple of this, as the device's arrays do."""
+
+
+class DeviceArray(NamedTuple):
+    """An array on a device, described."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: str
+    """ "C", "F", or "" where it is not contiguous. """
+    writeable: bool
+    device: int
+    stream: Any
+    """The stream on which its library has queued what it does with it: a handle, or None."""
+    owner: Any
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where its memory begins and ends, if it is contiguous."""
+        return self.address, self.address + self.size * self.dtype.itemsize
+
+
+def described(name: str, array: Any) -> DeviceArray:
+    """An array's memory, as it offers it.
+
+    Raises
+    ------
+    TypeError
+        If it is not on a device.
+    """
+    if not is_device_array(array):
+        kind = f"{type(array).__module__}.{type(array).__name__}".removeprefix("builtins.")
+        raise TypeError(
+            f"{name} must lie on a CUDA device, as other arrays given here do, got {kind}: move it there, or bring the "
+            "others to the host"
+        )
+    if getattr(array, "requires_grad", False):
+        array = array.detach()
+    if not hasattr(array, "__cuda_array_interface__"):
+        array = _from_dlpack(array)
+    interface = array.__cuda_array_interface__
+    address, read_only = interface["data"]
+    shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
+    order = _order(shape, interface.get("strides"), dtype.itemsize)
+    device = _device_of(array, address)
+    return DeviceArray(
+        int(address or 0), shape, dtype, order, not read_only, device, _stream_of(array, interface), array
+    )
+
+
+def _from_dlpack(array: Any) -> Any:
+    try:
+        import cupy
+    except Exception as error:
+        raise ImportError(f"arrays that offer DLPack alone need CuPy; {INSTALL}") from error
+    return cupy.from_dlpack(array)
+
+
+def _order(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int) -> str:
+    if strides is None or 0 in shape:
+        return "C"
+
+    def is_dense(axes: list[int]) -> bool:
+        expected = itemsize
+        for axis in axes:
+            if shape[axis] != 1 and strides[axis] != expected:
+                return False
+            expected *= shape[axis]
+        return True
+
+    axes = list(range(len(shape)))
+    return "C" if is_dense(axes[::-1]) else "F" if is_dense(axes) else ""
+
+
+def _device_of(array: Any, address: int | None) -> int:
+    """The number of the device that holds an array."""
+    if hasattr(array, "__dlpack_device__"):
+        return int(array.__dlpack_device__()[1])
+    if SIMULATED or not address:
+        return 0
+    from cuda.bindings import driver
+
+    ordinal = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    error, device = driver.cuPointerGetAttribute(ordinal, address)
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise ValueError(f"the address {address:#x} of an array is no memory of a CUDA device ({error.name})")
+    return int(device)
+
+
+def _stream_of(array: Any, interface: Mapping[str, Any]) -> int | None:
+    """The stream that an array's library works on now. PyTorch's arrays do not say, but PyTorch does."""
+    if type(array).__module__.partition(".")[0] == "torch":
+        return int(sys.modules["torch"].cuda.current_stream(array.device).cuda_stream)
+    return interface.get("stream")
+
+
+def stream_of(given: Any, arrays: Sequence[DeviceArray]) -> Any:
+    """The stream to launch on, as Numba takes it: the one given, else that of the first array that names one."""
+    for name in ("cuda_stream", "ptr"):  # torch.cuda.Stream, cupy.cuda.Stream
+        if hasattr(given, name):
+            given = getattr(given, name)
+    if hasattr(given, "__cuda_stream__"):
+        given = given.__cuda_stream__()[1]
+    if given is None:
+        given = next((array.stream for array in arrays if array.stream is not None), 0)
+    if not isinstance(given, int):
+        return given  # Numba's own
+    if SIMULATED or given in (0, 1):
+        return 0
+    return cuda.per_thread_default_stream() if given == 2 else _external_stream(given)
+
+
+_STREAMS: dict[int, Any] = {}
+
+
+def _external_stream(handle: int) -> Any:
+    """The stream of another library: the same object for the same handle, by which launches are remembered."""
+    if handle not in _STREAMS:
+        if len(_STREAMS) >= 64:
+            _STREAMS.clear()
+        _STREAMS[handle] = cuda.external_stream(handle)
+    return _STREAMS[handle]
+
+
+class DeviceArrays:
+    """The arrays of parameters on a device: checked once, as each step's gradients are checked against them.
+
+    Parameters
+    ----------
+    params : array, sequence of arrays, or mapping of str to arrays
+        Writeable float32 or float64 arrays of one dtype on one device, each contiguous, none overlapping another.
+
+    Attributes
+    ----------
+    names : tuple
+        The name of each array: a key, an index, or None for a single array.
+    state_at : ndarray of int64
+        Where each array's part begins in a row of the state, and the row's length.
+    device : int
+        The device's number.
+    """
+
+    masters = None
+    stored = ""
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
+        self.names, self.arrays = device_structure(params, "params")
+        self.dtype, self.device = self.arrays[0].dtype, self.arrays[0].device
+        for name, array in zip(self.names, self.arrays, strict=True):
+            self._check_parameter(label("params", name), array)
+        self._check_disjoint()
+        sizes = [array.size for array in self.arrays]
+        self.size = sum(sizes)
+        self.nbytes = self.size * self.dtype.itemsize
+        per_line = LINE // self.dtype.itemsize
+        self.state_at = np.zeros(len(sizes) + 1, np.int64)
+        np.cumsum([-(-size // per_line) * per_line for size in sizes], out=self.state_at[1:])
+        spans = [array.span for array in self.arrays if array.size]
+        self._span = (min(start for start, _ in spans), max(stop for _, stop in spans)) if spans else (0, 0)
+
+    def locate(self, grads: Any, writeable: bool) -> tuple[list[int], list[DeviceArray]]:
+        """Check gradients; their addresses, and the arrays that lie there."""
+        names, arrays = device_structure(grads, "grads")
+        if names != self.names and set(names) == set(self.names):  # a dict in another order
+            names, arrays = self.names, [arrays[names.index(name)] for name in self.names]
+        if names != self.names:
+            raise _structure_error("grads", self.names, names)
+        for name, array, param in zip(names, arrays, self.arrays, strict=True):
+            self._check_gradient(label("grads", name), array, param, writeable)
+        return [array.address for array in arrays], arrays
+
+    def _check_parameter(self, name: str, array: DeviceArray) -> None:
+        if array.dtype not in FLOAT_DTYPES:
+            raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
+        if array.dtype != self.dtype:
+            raise TypeError(f"{name} must have the dtype of the other params, {self.dtype}, got {array.dtype}")
+        if array.device != self.device:
+            raise ValueError(f"{name} must lie on the device of the other params, {self.device}, got {array.device}")
+        if not array.writeable:
+            raise ValueError(f"{name} must be writeable, got a read-only array")
+        _check_memory(name, array)
+
+    def _check_gradient(self, name: str, array: DeviceArray, param: DeviceArray, writeable: bool) -> None:
+        if array.dtype != self.dtype:
+            raise TypeError(f"{name} must have the dtype of params, {self.dtype}, got {array.dtype}")
+        if array.shape != param.shape:
+            raise ValueError(f"{name} must have the shape {param.shape} of params, got {array.shape}")
+        if array.device != self.device:
+            raise ValueError(f"{name} must lie on the device of params, {self.device}, got {array.device}")
+        if array.order != param.order and array.size > 1:
+            raise ValueError(f"{name} must have the memory order of params, contiguous: nothing is copied on a device")
+        if writeable and not array.writeable:
+            raise ValueError(f"{name} must be writeable to be zeroed")
+        _check_memory(name, array)
+        start, stop = array.span
+        if start < self._span[1] and stop > self._span[0] and any(_overlap(array, p) for p in self.arrays):
+            raise ValueError(f"{name} must not share memory with params")
+
+    def _check_disjoint(self) -> None:
+        spans = sorted((*array.span, k) for k, array in enumerate(self.arrays) if array.size)
+        for (_, stop, k), (start, _, j) in pairwise(spans):
+            if start < stop:
+                names = label("params", self.names[j]), label("params", self.names[k])
+                raise ValueError(f"{names[0]} must not overlap {names[1]} in memory")
+
+
+def _check_memory(name: str, array: DeviceArray) -> None:
+    if not array.order:
+        raise ValueError(f"{name} must be contiguous, got strides that leave gaps for shape {array.shape}")
+    if array.address % array.dtype.itemsize:
+        raise ValueError(
+            f"{name} must begin at a multiple of {array.dtype.itemsize} bytes, its element's size, got the address "
+            f"{array.address:#x}"
+        )
+
+
+def _overlap(a: DeviceArray, b: DeviceArray) -> bool:
+    return a.span[0] < b.span[1] and b.span[0] < a.span[1]
+
+
+def device_structure(arrays: Any, what: str) -> tuple[tuple[Any, ...], list[DeviceArray]]:
+    """The names of the arrays (keys, indices, or one None for a single array) and the arrays, described."""
+    names: tuple[Any, ...] = (None,)
+    values: list[Any] = [arrays]
+    if isinstance(arrays, Mapping):
+        names, values = tuple(arrays), list(arrays.values())
+    elif isinstance(arrays, list | tuple):
+        names, values = tuple(range(len(arrays))), list(arrays)
+    return names, [described(label(what, name), value) for name, value in zip(names, values, strict=True)]
+
+
+FloatTable = NDArray[np.float64]
+IntTable = NDArray[np.int64]

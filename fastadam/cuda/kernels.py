@@ -1,0 +1,83 @@
+"""The rules for your own `@cuda.jit` kernels: two functions a rule, compiled into the kernel that calls them.
+
+`<rule>_scalars(p, t, *hyper)` gives what a step takes beside the arrays, as a tuple of numbers of the type of `p`'s
+elements: it computes in float64, from the number `t` of the step, counted from 1, and from the hyper-parameters. Call
+it once, before your loop.
+
+`<rule>_update(i, p, g, *state, scalars)` updates element i of the parameters `p` and of the arrays of the state, which
+are zeros before the first step, by element i of the gradient `g`.
+
+Arrays are flat, of one size, all float32 or all float64. Rules, states and hyper-parameters are those of the table in
+`fastadam.kernels`. In your loop keep to numbers of the arrays' type: one Python float makes its arithmetic float64.
+
+Examples
+--------
+One step of Adam, in a kernel that finds the gradient itself:
+
+>>> import numpy as np
+>>> from numba import cuda
+>>> from fastadam.cuda.kernels import adam_scalars, adam_update
+>>> @cuda.jit
+... def step(p, g, m, v, t, lr):
+...     scalars = adam_scalars(p, t, lr, 0.9, 0.999, 1e-8)
+...     for i in range(cuda.grid(1), p.size, cuda.gridsize(1)):
+...         g[i] = p[i] + p[i]
+...         adam_update(i, p, g, m, v, scalars)
+>>> p, g, m, v = [cuda.to_device(np.full(2, value, np.float32)) for value in (1, 0, 0, 0)]
+>>> for t in range(1, 4):
+...     step[1, 32](p, g, m, v, t, 0.5)
+>>> np.round(p.copy_to_host(), 3)
+array([-0.336, -0.336], dtype=float32)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastadam import rules
+from fastadam.cuda.jit import device, rounded, scalar_rule, written
+
+_DOC = """{purpose}
+
+    {summary} See `fastadam.cuda.kernels` for the arguments.
+    """
+
+
+def _functions_of(rule: rules.Rule) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The two functions of a rule, with its own argument names."""
+    summary = (rule.update.__doc__ or "").strip().split("\n\n")[0]
+    states, hyper = [f"{name}_" for name in rule.states], ", ".join(rule.hyper)
+    scalars = written(
+        f"def function(p, t, {hyper}):\n    return rounded(p, compute(t, {hyper}))\n",
+        rounded=rounded,
+        compute=device(rule.scalars),
+    )
+    loads, arguments = "".join(f"{name}[i], " for name in states), "".join(f"{name}, " for name in states)
+    stores = "".join(f"    {name}[i] = new[{k}]\n" for k, name in enumerate(states, start=1))
+    first = "new[0]" if states else "new"
+    update = written(
+        f"def function(i, p, g, {arguments}scalars):\n"
+        f"    new = update(p[i], g[i], *(({loads}) + scalars))\n"
+        f"    p[i] = {first}\n{stores}",
+        update=scalar_rule(rule.update),
+    )
+    for function, purpose in ((scalars, "What a step takes."), (update, "One step of one element.")):
+        function.__doc__ = _DOC.format(purpose=purpose, summary=summary)
+    return scalars, update
+
+
+sgd_scalars, sgd_update = _functions_of(rules.SGD)
+momentum_scalars, momentum_update = _functions_of(rules.MOMENTUM)
+nesterov_scalars, nesterov_update = _functions_of(rules.NESTEROV)
+rmsprop_scalars, rmsprop_update = _functions_of(rules.RMSPROP)
+rmsprop_momentum_scalars, rmsprop_momentum_update = _functions_of(rules.RMSPROP_MOMENTUM)
+rmsprop_centered_scalars, rmsprop_centered_update = _functions_of(rules.RMSPROP_CENTERED)
+adagrad_scalars, adagrad_update = _functions_of(rules.ADAGRAD)
+adadelta_scalars, adadelta_update = _functions_of(rules.ADADELTA)
+adam_scalars, adam_update = _functions_of(rules.ADAM)
+amsgrad_scalars, amsgrad_update = _functions_of(rules.AMSGRAD)
+adamax_scalars, adamax_update = _functions_of(rules.ADAMAX)
+nadam_scalars, nadam_update = _functions_of(rules.NADAM)
+radam_scalars, radam_update = _functions_of(rules.RADAM)
+lion_scalars, lion_update = _functions_of(rules.LION)
+
+__all__ = sorted(name for name in globals() if name.endswith(("_scalars", "_update")) and not name.startswith("_"))

@@ -1,0 +1,161 @@
+"""What the CUDA kernels become on real GPUs, found out without one: registers, loads, spills. See `make test-cuda`."""
+
+import os
+import re
+
+import pytest
+
+pytest.importorskip("numba_cuda")
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("compiles for real, which the simulator replaces", allow_module_level=True)
+
+from machine_code import ARCHITECTURES, compiled
+from numba import cuda
+from numba.cuda import types
+
+from fastadam import rules
+from fastadam.cpu import Variant
+from fastadam.cuda import kernels, step
+from fastadam.cuda.jit import THREADS
+
+RULES = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule)]
+EVERYTHING = {"decay": "coupled", "maximize": True, "scale": True, "clip": True, "ema": True, "zero_grad": True}
+OPTIONS = {
+    "plain": {},
+    "decoupled": {"decay": "decoupled", "scale": True},
+    "everything": EVERYTHING,
+    "sums": {"sums": True, "scale": True},
+    "copy": {"copy": "bfloat16"},
+    "copy16": {"copy": "float16"},
+}
+FORMS = [step.Pass(Variant(rule), dtype) for rule in RULES for dtype in ("float32", "float64")]
+FORMS += [step.Pass(Variant(rules.ADAM, **OPTIONS[name])) for name in OPTIONS if name != "plain"]
+FORMS += [step.Pass(Variant(rules.AMSGRAD, **EVERYTHING), dtype) for dtype in ("float32", "float64")]
+
+REGISTERS = {"float32": 96, "float64": 128}
+"""With more, a multiprocessor of 65,536 registers would hold less than two blocks of 256 threads: too few bytes on the
+way to fill the memory's latency."""
+
+DOUBLE = r"D(ADD|MUL|FMA|SETP|MNMX)\b.*|F2F.*F64.*|MUFU\.\w*64H.*"
+
+
+def name_of(form):
+    return f"{form.variant}-{form.dtype}"
+
+
+@pytest.fixture(scope="module")
+def table():
+    rows = []
+    yield rows
+    width = max((len(row[0]) for row in rows), default=0)
+    print(f"\n{'kernel':{width}}  architecture  registers  stack  spills  loads of 128 bits  stores of 128 bits")
+    for name, architecture, code in sorted(rows, key=lambda row: row[:2]):
+        loads, stores = code.count(r"LDG\.E\.128.*"), code.count(r"STG\.E\.128.*")
+        print(
+            f"{name:{width}}  {architecture:12}  {code.registers:9}  {code.stack:5}  {code.spills:6}"
+            f"  {loads:17}  {stores:18}"
+        )
+
+
+@pytest.mark.parametrize("form", FORMS, ids=name_of)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_step_in_machine_code(form, architecture, table):
+    code = compiled(step.step_kernel(form), (types.int64,) * 7, architecture)
+    table.append((name_of(form), architecture, code))
+    assert (code.stack, code.spills, code.shared) == (0, 0, 0)
+    assert code.registers <= REGISTERS[form.dtype]
+
+    # Every load of a whole chunk comes before its first store. Summed gradients are loaded in a loop of their own.
+    operations = [name for name in code.operations() if re.match(r"(LDG|STG)\.E\.128", name)]
+    loads, stores = operations.count("LDG.E.128"), operations.count("STG.E.128")
+    loaded, written = step.UNROLL * (2 + form.rows), step.UNROLL * (1 + form.rows + form.variant.zero_grad)
+    assert loads == loaded or form.variant.sums or form.variant.rule is rules.SGD  # of which two chunks are unrolled
+    assert loads >= loaded
+    assert stores % written == 0
+    assert all(name == "LDG.E.128" for name in operations[:loaded])
+    assert "STG.E.128" in operations
+
+    if form.dtype == "float32":
+        assert code.count(DOUBLE) == 0
+    if form.variant.copy:
+        assert code.count(r"STG\.E\.64.*") >= step.UNROLL
+
+
+def has_exact_division(code):
+    """Whether a division is followed up to the last bit: it checks for the cases that its quick way gets wrong."""
+    return code.count(r"FCHK") > 0
+
+
+def has_exact_roots(code):
+    """Whether roots are: they begin at the reciprocal root and are corrected, not taken as estimated."""
+    return code.count(r"MUFU\.RSQ") > 0 and code.count(r"MUFU\.SQRT") == 0
+
+
+@pytest.mark.parametrize("rule", [rules.ADAM, rules.RMSPROP_CENTERED, rules.ADADELTA], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_roots_and_divisions_are_those_of_ieee(rule, architecture):
+    kernel = step.step_kernel(step.Pass(Variant(rule)))
+    exact = compiled(kernel, (types.int64,) * 7, architecture)
+    assert has_exact_division(exact)
+    assert has_exact_roots(exact)
+    quick = compiled(kernel, (types.int64,) * 7, architecture, fastmath=True)
+    assert not (has_exact_division(quick) and has_exact_roots(quick))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
+    kernels = {
+        f"norm-{dtype}-{rows}": (step.norm_kernel(dtype, rows > 1), 5)
+        for dtype in ("float32", "float64")
+        for rows in (1, 2)
+    }
+    kernels |= {
+        f"advance-{rule.name}": (step.advance_kernel(rule, "float32", True), 8)
+        for rule in (rules.ADAM, rules.NADAM, rules.RADAM)
+    }
+    kernels |= {"copy": (step.copy_kernel("float32", "bfloat16"), 3)}
+    for name, (kernel, arguments) in kernels.items():
+        code = compiled(kernel, (types.int64,) * arguments, architecture)
+        table.append((name, architecture, code))
+        assert (code.stack, code.spills) == (0, 0), name
+        assert code.registers <= REGISTERS["float32"]
+        assert code.shared <= 2 * 8 * THREADS + 1024
+        if name.startswith("norm"):
+            assert code.count(r"LDG\.E\.128.*") >= step.UNROLL
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_kernel_of_the_users_own(architecture, table):
+    @cuda.jit
+    def own(p, g, m, v, t, lr):
+        scalars = kernels.adam_scalars(p, t, lr, 0.9, 0.999, 1e-8)
+        for i in range(cuda.grid(1), p.size, cuda.gridsize(1)):
+            kernels.adam_update(i, p, g, m, v, scalars)
+
+    code = compiled(own, (*[types.float32[::1]] * 4, types.int64, types.float64), architecture)
+    table.append(("adam_update in a kernel of one's own", architecture, code))
+    assert (code.stack, code.spills) == (0, 0)
+    loop = code.operations()[code.operations().index("FCHK") :]  # float64 comes before the loop
+    assert not any(re.fullmatch(DOUBLE, name) for name in loop[: loop.index("BRA")])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_kernel_that_spills_is_seen_to_spill(architecture):
+    """The negative control: the same kernel, with too few registers."""
+    kernel = step.step_kernel(step.Pass(Variant(rules.AMSGRAD)))
+    code = compiled(kernel, (types.int64,) * 7, architecture, max_registers=24)
+    assert code.registers <= 24
+    assert code.spills > 0
+    assert code.stack > 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float64_in_a_float32_kernel_is_seen(architecture):
+    """The negative control: one Python number among float32s."""
+
+    @cuda.jit
+    def careless(p):
+        i = cuda.grid(1)
+        p[i] = p[i] * 0.1
+
+    assert compiled(careless, (types.float32[::1],), architecture).count(DOUBLE) > 0

@@ -1,0 +1,167 @@
+"""The examples, at a reduced size: that they run, that they learn, and that they draw."""
+
+import importlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastadam import SGD, schedules
+from fastadam.jit import JIT_DISABLED
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="thousands of steps")
+
+
+@pytest.fixture(autouse=True)
+def as_scripts_are_run(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+
+# Compiled loops
+
+
+def test_the_gan_learns_both_halves_of_the_mixture():
+    example = importlib.import_module("compiled_loop")
+    outcome = example.gan(steps=10_000)
+    assert outcome.same_bits
+    assert example.distance(outcome.before) > 1.5
+    assert example.distance(outcome.after) < 0.5
+    _, fakes = outcome.after
+    for half, mean in ((fakes[fakes < 0], -2), (fakes[fakes >= 0], 2)):
+        assert len(half) / len(fakes) == pytest.approx(0.5, abs=0.15)
+        assert half.mean() == pytest.approx(mean, abs=0.4)
+        assert half.std() == pytest.approx(0.5, abs=0.3)
+
+
+def test_the_policy_learns_to_keep_the_pole_upright():
+    example = importlib.import_module("compiled_loop")
+    outcome = example.pole(steps=100)
+    assert outcome.same_bits
+    assert outcome.before < 40
+    assert outcome.after > 300
+    assert outcome.compiled < outcome.from_python
+
+
+def test_the_gradient_of_the_small_network_is_that_of_differences():
+    example = importlib.import_module("compiled_loop")
+    p, g = example.new_network(np.random.default_rng(0)), np.zeros(example.SIZE)
+    by_x = example.backward(p, 0.3, 2.0, g)
+
+    def difference(p_up, p_down, x_up=0.3, x_down=0.3):
+        return 2.0 * (example.output(p_up, x_up) - example.output(p_down, x_down)) / 2e-6
+
+    steps = 1e-6 * np.eye(example.SIZE)
+    np.testing.assert_allclose(g, [difference(p + step, p - step) for step in steps], rtol=1e-6, atol=1e-8)
+    assert by_x == pytest.approx(difference(p, p, 0.3 + 1e-6, 0.3 - 1e-6), rel=1e-6)
+
+
+def test_a_pushed_cart_moves_as_mechanics_says():
+    """Of the whole, the momentum grows by the force; of the pole, what gravity and the cart's motion turn it by."""
+    example = importlib.import_module("compiled_loop")
+    x, v, angle, spin = state = (0.1, -0.3, 0.05, 0.4)
+    for right, force in ((True, 10.0), (False, -10.0)):
+        after = example.push(state, right)
+        shift, turn = (after[1] - v) / 0.02, (after[3] - spin) / 0.02
+        pole_shift = shift + 0.5 * (turn * math.cos(angle) - spin**2 * math.sin(angle))
+        assert 1.0 * shift + 0.1 * pole_shift == pytest.approx(force)
+        assert 4 / 3 * 0.5 * turn == pytest.approx(9.8 * math.sin(angle) - shift * math.cos(angle))
+        assert after[0] == pytest.approx(x + 0.02 * v)
+        assert after[2] == pytest.approx(angle + 0.02 * spin)
+
+
+def test_both_are_reported(capsys):
+    importlib.import_module("compiled_loop").main(gan_steps=50, pole_steps=2)
+    printed = capsys.readouterr().out
+    assert printed.count("times the speed,\n  with the same model to the last bit.") == 2
+    assert "mean length of an episode: " in printed
+
+
+# The comparison
+
+
+def test_every_optimizer_is_compared_on_every_problem_and_drawn(tmp_path, monkeypatch):
+    example = importlib.import_module("comparison")
+    monkeypatch.setattr(example, "RATES", [0.003, 0.1])
+    results = example.compare(steps=100, epochs=15, samples=100)
+    names = [name for members in example.FAMILIES.values() for name in members]
+    for found in (results.rosenbrock, results.ellipse, results.network):
+        assert list(found) == names
+        assert len(names) == 13
+    for name, training in results.network.items():
+        assert training.losses[-1] < training.losses[0], name
+    path = tmp_path / "comparison.png"
+    example.draw(results).savefig(path, dpi=20)
+    assert path.stat().st_size > 10_000
+
+
+def test_a_walk_counts_the_steps_until_it_arrived_for_good():
+    example = importlib.import_module("comparison")
+    walk = example.walk(example.ELLIPSE, SGD, 0.03, 300)
+    values = example.ELLIPSE.value(*walk.path.T)
+    assert values[walk.steps] <= example.ELLIPSE.goal < values[walk.steps - 1]
+    assert (values[walk.steps :] <= example.ELLIPSE.goal).all()
+    for rate in (1e-4, 3.0):  # too slow, and diverging
+        assert example.walk(example.ELLIPSE, SGD, rate, 300).steps is None
+    assert example.best_walk(example.ELLIPSE, SGD, 300).rate == 0.03
+
+
+@pytest.mark.parametrize("surface", ["ROSENBROCK", "ELLIPSE"])
+def test_the_gradients_of_the_surfaces_are_those_of_differences(surface):
+    surface = getattr(importlib.import_module("comparison"), surface)
+    x, y = 0.7, -0.4
+    by_x = (surface.value(x + 1e-6, y) - surface.value(x - 1e-6, y)) / 2e-6
+    by_y = (surface.value(x, y + 1e-6) - surface.value(x, y - 1e-6)) / 2e-6
+    np.testing.assert_allclose(surface.gradient(x, y), [by_x, by_y], rtol=1e-6)
+    np.testing.assert_allclose(surface.gradient(*surface.minimum), 0, atol=1e-12)
+
+
+def test_the_gradient_of_the_network_is_that_of_differences():
+    network = importlib.import_module("comparison").Network(samples=50)
+    p = network.initial()
+    g, unused = p.like(), p.like()
+    network.loss_and_gradient(p, g)
+    for name in p:
+        direction = g[name] / np.linalg.norm(g[name])
+        start, losses = p[name].copy(), []
+        for shift in (1e-3, -1e-3):
+            p[name] = start + np.float32(shift) * direction
+            losses.append(network.loss_and_gradient(p, unused))
+        p[name] = start
+        assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(np.linalg.norm(g[name]), rel=2e-2)
+
+
+def test_labels_are_moved_apart_as_little_as_needed():
+    spread = importlib.import_module("comparison").spread
+    assert spread({"a": 0.0, "b": 5.0}, gap=1.0) == {"a": 0.0, "b": 5.0}
+    assert spread({"a": 0.0, "b": 0.5, "c": 9.0}, gap=1.0) == {"a": -0.25, "b": 0.75, "c": 9.0}
+    apart = sorted(spread({"a": 0.0, "b": 1.0, "c": 1.1, "d": 2.0}, gap=1.0).values())
+    np.testing.assert_allclose(np.diff(apart), 1.0)
+
+
+# The schedules
+
+
+def test_every_schedule_is_drawn(tmp_path):
+    example = importlib.import_module("schedules")
+    drawn = "\n".join(example.CALLS)
+    for name, kind in vars(schedules).items():
+        if isinstance(kind, type) and issubclass(kind, schedules.Schedule | schedules.Plateau):
+            assert name in drawn or name in ("Schedule", "Function")
+    example.main(tmp_path / "schedules.png")
+    assert (tmp_path / "schedules.png").stat().st_size > 10_000
+
+
+# Fewer bytes
+
+
+def test_states_in_fewer_bytes_end_where_float32_does():
+    example = importlib.import_module("fewer_bytes")
+    results = example.compare(epochs=30, steps=3000)
+    for curves in results.values():
+        ends = {name: losses[-20:].mean() for name, losses in curves.items()}
+        assert ends["float32"] < 0.3 * curves["float32"][0]
+        for name in ("bfloat16", "uint8"):
+            assert ends[name] == pytest.approx(ends["float32"], rel=0.1)
+    assert len(example.draw(results).axes) == 3
