@@ -14,6 +14,7 @@ from fastadam.rows import RowAdam
 if TYPE_CHECKING:
     from fastadam import schedules
     from fastadam.custom import optimizer
+    from fastadam.display import LossCurveDisplay
     from fastadam.environment import info, warmup
     from fastadam.mlp import MLPClassifier, MLPRegressor
 
@@ -28,6 +29,7 @@ __all__ = [
     "Adamax",
     "FlatBuffer",
     "Lion",
+    "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
     "NAdam",
@@ -43,6 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
+    "LossCurveDisplay": "fastadam.display",
     "MLPClassifier": "fastadam.mlp",
     "MLPRegressor": "fastadam.mlp",
     "info": "fastadam.environment",

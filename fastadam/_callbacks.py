@@ -17,7 +17,7 @@ class EpochCallbacks:
         data: tuple[Any, Any],
         sample_weight: Any,
         epochs: int,
-        fitted_copy: Callable[[], dict[str, Any]] = dict,
+        fitted_copy: Callable[[], dict[str, Any]],
     ) -> None:
         self._fitted_copy = fitted_copy
         self._task: dict[str, Any] = {"estimator": estimator, "X": data[0], "y": data[1]}
@@ -27,11 +27,6 @@ class EpochCallbacks:
         if getattr(estimator, "_skl_callbacks", None):
             self._fit = estimator._init_callback_context(max_subtasks=epochs)
             self._fit.call_on_fit_task_begin(**self._task)
-
-    @property
-    def active(self) -> bool:
-        """Whether there are any."""
-        return self._fit is not None
 
     def begin_epoch(self) -> None:
         """Open the subtask of the epoch that begins."""

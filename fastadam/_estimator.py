@@ -97,8 +97,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights.
         X_val, y_val : array-like, default=None
-            Validation data, as X and y: `validation_loss_curve_` is the loss on them, and with `early_stopping` they are
-            scored, in place of a part of X that is held out.
+            Validation data, as X and y: `validation_loss_curve_` is the loss on them, and with `early_stopping` they
+            are scored, in place of a part of X that is held out.
         sample_weight_val : array-like of shape (n_validation_samples,), default=None
             Weights of the validation samples, in that loss and in the score.
 
@@ -151,8 +151,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         params = self._continued(units, X.dtype) if continuing else self._started(units, X.dtype, random_state)
         self.out_activation_ = LOSSES[self._loss_name()].link
         if self.solver == "lbfgs":
-            self._fit_lbfgs(params, X, y, loss_weight, EpochCallbacks(self, given, sample_weight, self.max_iter))
-            self._random_state, self._seed, self._validation = random_state, self.random_state, None
+            callbacks = EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit)
+            self._fit_lbfgs(params, X, self._loss_targets(y), loss_weight, callbacks)
+            self._random_state, self._seed = random_state, self.random_state
+            self.__dict__.pop("_validation", None)
             return self
         optimizer, progress = self._start(params, continuing, random_state)
         progress.order, held_out = self._split(progress, y, random_state, given_val is None)
@@ -164,12 +166,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
         samples = as_samples(X, params.dtype, self._loss_targets(y), loss_weight)
+        watched = None if given_val is None else _validation_of(*given_val, params.dtype)
         if held_out is not None:
             weight = None if sample_weight is None else sample_weight[held_out]
-            given_val = Validation(samples, held_out, X[held_out], y[held_out], weight)
+            watched = Validation(samples, held_out, None, y[held_out], weight)
+            if self.scoring is not None:
+                watched = _validation_of(X[held_out], y[held_out], weight, params.dtype)
         with self._engine(optimizer, samples, progress) as engine:
             model = TrainedNetwork(params, optimizer, engine)
-            self._watch(model, given_val, progress, held_out is None)
+            self._watch(model, watched, progress, given_val is not None)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
         self._keep_for_later(optimizer, progress, held_out, random_state)
         self._report(outcome, incremental)
@@ -182,7 +187,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         n_rows, dropout = progress.order.size, float(self.dropout)
         layout = layout_of(params, self._activations(params), training=True, dropout=dropout > 0)
         return Engine(
-            params, layout, samples, self._loss_name(), update_of(optimizer), n_rows,
+            params, layout, samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
             self._checked_batch_size(n_rows), self.n_threads,
             alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
             loss_setting=self._loss_setting(params.dtype),
@@ -223,7 +228,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         scorer = check_scoring(self, self.scoring)
         return score
 
-    def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> Validation | None:
+    def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> tuple[Any, Array, Array | None] | None:
         """The user's own validation data, checked."""
         X, y, weight = given
         if X is None:
@@ -236,7 +241,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             weight = None if weight is None else _check_sample_weight(weight, X, dtype=X.dtype)
         except ValueError as error:
             raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
-        return Validation(as_samples(X, X.dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
+        return X, y, weight
 
     def _train(
         self,
@@ -288,11 +293,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             return callbacks.end_epoch()
 
         self._use_params(params)
-        self.loss_, self.n_iter_ = minimize(
-            params, self._activations(params), (X, y, sample_weight), self._loss_name(), self._loss_setting(np.float64),
-            alpha=self.alpha, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol, verbose=self.verbose,
-            n_threads=self.n_threads, callback=end_iteration if callbacks.active else None,
-        )  # fmt: skip
+        data, activations, setting = (X, y, sample_weight), self._activations(params), self._loss_setting(np.float64)
+        try:
+            self.loss_, self.n_iter_ = minimize(
+                params, activations, data, self._loss_name(), setting,
+                alpha=self.alpha, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol, verbose=self.verbose,
+                n_threads=self.n_threads, callback=end_iteration,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            self._report(Outcome.INTERRUPTED, incremental=False)
         self._check_finite()
         callbacks.end_fit()
 
@@ -362,7 +371,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._check_same_layers(units)
         current = self._current_params(dtype)
         if current is self.__dict__.get("_params") and hasattr(self, "_optimizer"):
-            current = self._optimizer.params
+            return self._optimizer.params.copy()  # type: ignore
         return current.copy()
 
     def _current_params(self, dtype: Any = None) -> FlatBuffer:
@@ -402,7 +411,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         A warm start on as many samples goes on with the order and the split of the fit before.
         """
         n_samples = len(y)
-        validation: Array | None = getattr(self, "_validation", None)
+        validation: Any = getattr(self, "_validation", None)
         held_out = 0 if validation is None else validation.size
         holds_out = self.early_stopping and may_hold_out
         same_split = (validation is not None) == holds_out
@@ -492,8 +501,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError("X_val and y_val must be given together, or neither of them")
         if X_val is None and sample_weight_val is not None:
             raise ValueError("sample_weight_val needs X_val and y_val")
-        if not isinstance(self.activation, str):
-            self._check_activations(len(hidden))
+        self._check_activations(len(hidden))
         if self.solver == "lbfgs":
             refused = {
                 "dropout": self.dropout > 0, "clip_norm": self.clip_norm is not None, "X_val": X_val is not None,
@@ -504,19 +512,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 if is_set:
                     raise ValueError(f"{name} is of the stochastic solvers alone, got solver='lbfgs'")
 
-    def _check_activations(self, hidden: int) -> None:
-        names = list(self.activation)
+    def _check_activations(self, hidden: int) -> tuple[str, ...]:
+        """The activation of each of so many hidden layers."""
+        names = (self.activation,) * hidden if isinstance(self.activation, str) else tuple(self.activation)
         unknown = [name for name in names if not isinstance(name, str) or name not in ACTIVATIONS]
         if unknown:
             raise ValueError(f"activation must have names among {sorted(ACTIVATIONS)}, got {unknown[0]!r}")
         if len(names) != hidden:
             raise ValueError(f"activation must have a name for each of the {hidden} hidden layers, got {names}")
+        return names
 
     def _activations(self, params: FlatBuffer) -> tuple[str, ...]:
         """The activation of each hidden layer of a network with these parameters."""
-        if isinstance(self.activation, str):
-            return (self.activation,) * (len(params) // 2 - 1)
-        return tuple(self.activation)
+        return self._check_activations(len(params) // 2 - 1)
 
     def _check_same_layers(self, units: list[int]) -> None:
         fitted = [np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_)]
@@ -631,6 +639,10 @@ _OF_EPOCHS = (
     "_no_improvement_count",
 )  # fmt: skip
 """Attributes of a fit by epochs."""
+
+
+def _validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
+    return Validation(as_samples(X, dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
 
 
 def _all_finite(X: Array) -> bool:

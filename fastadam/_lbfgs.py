@@ -17,6 +17,9 @@ from fastadam.network import as_samples, layout_of
 
 Array = NDArray[Any]
 
+_STOPPED = 99
+"""SciPy's status where the callback has ended it."""
+
 
 def minimize(
     params: FlatBuffer,
@@ -31,7 +34,7 @@ def minimize(
     tol: float,
     verbose: float,
     n_threads: int | None,
-    callback: Callable[[float], bool] | None = None,
+    callback: Callable[[float], bool],
 ) -> tuple[float, int]:
     """Minimise the loss over all samples, with scikit-learn's options and warnings; `params` are updated in place.
 
@@ -51,9 +54,10 @@ def minimize(
     samples, layout = as_samples(X, np.float64, y, sample_weight), layout_of(work, activations, training=True)
     gradient, group, order = aligned_zeros(work.flat.size, np.float64), np.zeros(HYPER), np.arange(n)
     update = Update(Variant(rules.KEEP, "coupled"), np.array([gradient.ctypes.data], np.int64), group)
-    settings = {"alpha": alpha, "loss_setting": loss_setting}
-
-    with Engine(work, layout, samples, loss, update, n, n, n_threads, **settings) as engine:
+    engine = Engine(
+        work, layout, samples, loss, update, n, n, n_threads, alpha=alpha, loss_setting=loss_setting
+    )  # fmt: skip
+    with engine:
 
         def loss_and_gradient(x: Array) -> tuple[float, Array]:
             work.flat[:] = x
@@ -61,7 +65,6 @@ def minimize(
 
         def after_iteration(intermediate_result: Any) -> None:
             params.flat[:] = intermediate_result.x
-            assert callback is not None
             if callback(float(intermediate_result.fun)):
                 raise StopIteration
 
@@ -70,7 +73,7 @@ def minimize(
             x0,
             method="L-BFGS-B",
             jac=True,
-            callback=None if callback is None else after_iteration,
+            callback=after_iteration,
             options={
                 "maxfun": max_fun,
                 "maxiter": max_iter,
@@ -79,6 +82,5 @@ def minimize(
             },
         )
     params.flat[:] = result.x
-    stopped = callback is not None and result.status == 99
-    n_iter = result.nit if stopped else _check_optimize_result("lbfgs", result, max_iter)
+    n_iter = result.nit if result.status == _STOPPED else _check_optimize_result("lbfgs", result, max_iter)
     return float(result.fun), int(n_iter)

@@ -4,7 +4,7 @@ A rate is a function of how far training has come, so that a later fit goes on w
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from fastadam.schedules import Cosine, Linear, OneCycle, Plateau, Schedule, get_schedule
 from fastadam.trainer import Progress
@@ -87,7 +87,8 @@ class OnPlateau(Rate):
         self.patience, self.tol = patience, tol
 
     def _after_warmup(self, progress: Progress) -> float:
-        mode, metrics = ("min", progress.losses) if progress.scores is None else ("max", progress.scores)
+        mode: Literal["min", "max"] = "min" if progress.scores is None else "max"
+        metrics = progress.losses if progress.scores is None else progress.scores
         plateau = Plateau(
             self.lr, mode=mode, patience=self.patience, threshold=self.tol, threshold_mode="abs"
         )  # fmt: skip

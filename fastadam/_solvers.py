@@ -70,8 +70,8 @@ SOLVERS: dict[str, Callable[[FlatBuffer, Any], Optimizer]] = {
     "adagrad": lambda params, e: Adagrad(params, e.learning_rate_init, eps=e.epsilon),
     "adadelta": lambda params, e: Adadelta(params, e.learning_rate_init, rho=e.beta_2, eps=e.epsilon),
 }
-"""Forms are PyTorch's but for scikit-learn's own two. AdamW alone decays by itself: with the others, the penalty is part
-of the loss."""
+"""Forms are PyTorch's but for scikit-learn's own two. AdamW alone decays by itself: with the others, the penalty is
+part of the loss."""
 
 
 def make_optimizer(params: FlatBuffer, estimator: Any) -> Optimizer:
@@ -92,9 +92,9 @@ def decays_by_itself(solver: str) -> bool:
     return solver == "adamw"
 
 
-def update_of(optimizer: Optimizer) -> Update:
-    """The optimizer's step as the engine makes it."""
-    decay = "decoupled" if optimizer._is_decoupled else "coupled"
+def update_of(optimizer: Optimizer, solver: str) -> Update:
+    """The step of the solver's optimizer as the engine makes it."""
+    decay = "decoupled" if decays_by_itself(solver) else "coupled"
     return Update(Variant(optimizer._rule, decay), optimizer._rows_at, group_of(optimizer))
 
 

@@ -102,7 +102,7 @@ def silu(z, t):
 
 
 def silu_backward(d, z, t):
-    """s (1 + z (1 - s)) with s the logistic function."""
+    """The derivative is s (1 + z (1 - s)) with s the logistic function."""
     s = t(1) / (t(1) + math.exp(-z))
     return d * (s * (t(1) + z * (t(1) - s)))
 
@@ -113,7 +113,7 @@ def gelu(z, t):
 
 
 def gelu_backward(d, z, t):
-    """The distribution function plus z times its density."""
+    """The derivative is the distribution function plus z times its density."""
     below = t(0.5) * math.erfc(-z * t(math.sqrt(0.5)))
     return d * (below + z * (t(1 / math.sqrt(2 * math.pi)) * math.exp(t(-0.5) * z * z)))
 
@@ -124,7 +124,7 @@ def mish(z, t):
 
 
 def mish_backward(d, z, t):
-    """w + z s (1 - w²) with s the logistic function and w = tanh(softplus(z))."""
+    """The derivative is w + z s (1 - w²) with s the logistic function and w = tanh(softplus(z))."""
     w = math.tanh(max(z, t(0)) + math.log1p(math.exp(-abs(z))))
     s = t(1) / (t(1) + math.exp(-z))
     return d * (w + z * s * (t(1) - w * w))

@@ -78,11 +78,6 @@ class Variant(NamedTuple):
         stored = [f"{name}_{getattr(self, name)}" for name in ("state", "grad", "copy") if getattr(self, name)]
         return "_".join([self.rule.name, self.decay, *flags, *stored])
 
-    @property
-    def rows(self) -> int:
-        """How many rows the state has: with codes, each state has its scales behind; the average comes last."""
-        return len(self.rule.states) * (2 if self.state == "uint8" else 1) + self.ema
-
 
 @functools.cache
 def step_scalars(rule: rules.Rule) -> Callable[..., Any]:

@@ -4,7 +4,6 @@ So it is the same on any number of threads, and need not be remembered from the 
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -19,7 +18,7 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 @device
 def mixed(x):
-    """A bijection of 64 bits after which each depends on all: the last part of SplitMix64 (Steele, Lea & Flood 2014)."""
+    """A bijection of 64 bits, each of which depends on all: the end of SplitMix64 (Steele, Lea & Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * _FIRST
     x = (x ^ (x >> np.uint64(27))) * _SECOND
     return x ^ (x >> np.uint64(31))
@@ -42,7 +41,6 @@ def drop(Z, rows, units, layer, seed, step, rate):
 def drop_address(dtype: np.dtype[Any]) -> Any:
     """Where `drop` stands."""
     integer, matrix = types.int64, types.Array(numba.from_dtype(dtype), 2, "C")
-    compiled: Callable[..., None] = drop
     return address_of(
-        compiled, matrix, types.Array(integer, 1, "C"), integer, integer, integer, integer, types.float64
+        drop, matrix, types.Array(integer, 1, "C"), integer, integer, integer, integer, types.float64
     )  # fmt: skip

@@ -4,6 +4,7 @@ import platform
 import time
 import warnings
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import llvmlite.binding as llvm
 import numba
@@ -16,7 +17,7 @@ from fastadam._threads import may_launch_parallel
 from fastadam.cpu import PARALLEL_BYTES
 from fastadam.gang import available_threads
 from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
-from fastadam.mlp import MLPRegressor
+from fastadam.mlp import MLPClassifier, MLPRegressor
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 from fastadam.rows import RowAdam
 
@@ -75,9 +76,12 @@ def _train_a_little(dtype: type[np.floating]) -> None:
     X = np.linspace(-1, 1, 400, dtype=dtype).reshape(100, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=1, random_state=0).fit(X, X[:, 0])
-    model.predict(X)
-    model.predict(X[:1])
+        settings: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 1, "random_state": 0}
+        models = [MLPRegressor(**settings).fit(X, X[:, 0])]
+        models += [MLPClassifier(**settings).fit(X, np.arange(100) // size) for size in (50, 25)]
+    for model in models:
+        model.predict(X)
+        model.predict(X[:1])
 
 
 def _step_a_little(dtype: type[np.floating]) -> None:

@@ -203,7 +203,7 @@ if JIT_DISABLED:
 
 else:
 
-    def address_of(compiled: Any, *arguments: Any) -> int:
+    def address_of(compiled: Any, *arguments: Any) -> Any:
         """Where the machine code of a kernel for arguments of these types stands: an integer that kernels can call.
 
         What a large kernel calls by its address is not compiled into it: so each of them is compiled once, and not

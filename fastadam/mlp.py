@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from fastadam._estimator import BaseMLP
 
@@ -31,23 +31,34 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     Parameters
     ----------
-    loss : {"squared_error", "poisson"}, default="squared_error"
-        Half the mean squared error, averaged over the outputs; or half the Poisson deviance of exp of the output, summed
-        over them, for targets of at least 0.
+    loss : {"squared_error", "poisson", "absolute_error", "huber", "quantile"}, default="squared_error"
+        "squared_error" is half the squared error; "poisson" half the Poisson deviance of exp of the output, summed over
+        the outputs, for targets of at least 0. The last three are not scikit-learn's: "huber" is half the squared error
+        up to `huber_delta` and linear beyond, "quantile" the pinball loss of `quantile`. All but "poisson" are averaged
+        over the outputs.
     hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer.
-    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
-        Activation function of the hidden layers.
-    solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        "lbfgs" is SciPy's L-BFGS-B over all samples at once, computed in float64; "sgd" has scikit-learn's momentum.
+    activation : str or list of str, default="relu"
+        Activation function of the hidden layers, or that of each: scikit-learn's "identity", "logistic", "tanh" and
+        "relu", or "leaky_relu" (of slope 0.01), "elu", "softplus", "silu", "gelu" (exact) or "mish".
+    solver : str, default="adam"
+        scikit-learn's own are "adam"; "sgd", with its momentum; and "lbfgs", which is SciPy's L-BFGS-B over all samples
+        at once, computed in float64. The others are in PyTorch's form: "adamw", "nadam", "radam", "adamax", "amsgrad",
+        "lion", "rmsprop", "adagrad" and "adadelta".
     alpha : float, default=1e-4
         Strength of the L2 penalty, 0.5 * alpha * sum(W**2) divided by the samples of a batch. Biases are not penalised.
+        With solver="adamw", weights are multiplied by 1 - learning rate * alpha in each step instead, and the loss has
+        no penalty.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is min(200, n_samples). The short last batch of an epoch is trained on too.
-    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
-        Of solver="sgd" alone.
+    learning_rate : str or callable, default="constant"
+        How the step size changes from epoch to epoch. "invscaling" and "adaptive" are of solver="sgd" alone, and
+        disregarded with others, as in scikit-learn. Of all stochastic solvers: "cosine" and "linear" fall from
+        `learning_rate_init` towards 0 in `max_iter` epochs, counted over all calls; "one_cycle" rises to it and falls;
+        "plateau" divides it by 10 where nothing has improved by `tol` for half of `n_iter_no_change` epochs. A function
+        gives the rate for the number of the epoch, from 0 on, as those of `fastadam.schedules` do.
     learning_rate_init : float, default=1e-3
-        Step size.
+        Step size, or the one to begin with.
     power_t : float, default=0.5
         Of solver="sgd" alone.
     max_iter : int, default=200
@@ -68,17 +79,34 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     nesterovs_momentum : bool, default=True
         Of solver="sgd" alone.
     early_stopping : bool, default=False
-        Whether to hold samples out, stop when the R2 score on them stops improving, and keep the best weights.
+        Whether to hold samples out (or take X_val), stop when the R2 score on them stops improving, and keep
+        the best weights.
     validation_fraction : float, default=0.1
         Fraction of the samples to hold out.
     beta_1, beta_2 : float, default=0.9 and 0.999
-        Decay rates of Adam's two moments.
+        Decay rates of the two moments of Adam and its kin; "rmsprop" and "adadelta" have `beta_2` alone.
     epsilon : float, default=1e-8
-        Added to the uncorrected root of Adam's second moment.
+        Added to the denominator; to the uncorrected root of the second moment with solver="adam".
     n_iter_no_change : int or np.inf, default=10
         Training stops after more than this many epochs in a row without an improvement.
     max_fun : int, default=15000
         Of solver="lbfgs" alone.
+    huber_delta : float, default=1.0
+        Where loss="huber" becomes linear.
+    quantile : float or None, default=None
+        Of loss="quantile", in (0, 1).
+    warmup_epochs : int, default=0
+        Epochs in which the learning rate rises to where it begins, in even steps.
+    clip_norm : float or None, default=None
+        Bound on the Euclidean norm of the gradient, that of the penalty included; a longer one is scaled down to it.
+    dropout : float, default=0.0
+        Part of the hidden units, in [0, 1), that is off in each step of the training, for each sample another; the
+        others are scaled up. Which, is drawn from `random_state`. Predictions use all units.
+    scoring : str, callable or None, default=None
+        What early stopping looks at: None for R2, "loss" for the negative loss without penalty, else as
+        everywhere in scikit-learn.
+    max_time : float or None, default=None
+        Seconds after which no further epoch begins; a ConvergenceWarning says so.
     n_threads : int or None, default=None
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
         the cores that the process may use and no other fit is using. The model is the same, to the bit, on any number.
@@ -99,6 +127,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Loss of every epoch, over all calls.
     best_loss_ : float or None
         Lowest loss of an epoch; None with early stopping.
+    validation_loss_curve_ : list of float
+        Loss on X_val after each epoch, without penalty, over all calls; only where `fit` was given X_val.
     validation_scores_ : list of float or None
         R2 score on the held-out samples after each epoch; None without early stopping.
     best_validation_score_ : float or None
@@ -319,18 +349,27 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     ----------
     hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
         Units of each hidden layer.
-    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
-        Activation function of the hidden layers.
-    solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        "lbfgs" is SciPy's L-BFGS-B over all samples at once, computed in float64; "sgd" has scikit-learn's momentum.
+    activation : str or list of str, default="relu"
+        Activation function of the hidden layers, or that of each: scikit-learn's "identity", "logistic", "tanh" and
+        "relu", or "leaky_relu" (of slope 0.01), "elu", "softplus", "silu", "gelu" (exact) or "mish".
+    solver : str, default="adam"
+        scikit-learn's own are "adam"; "sgd", with its momentum; and "lbfgs", which is SciPy's L-BFGS-B over all samples
+        at once, computed in float64. The others are in PyTorch's form: "adamw", "nadam", "radam", "adamax", "amsgrad",
+        "lion", "rmsprop", "adagrad" and "adadelta".
     alpha : float, default=1e-4
         Strength of the L2 penalty, 0.5 * alpha * sum(W**2) divided by the samples of a batch. Biases are not penalised.
+        With solver="adamw", weights are multiplied by 1 - learning rate * alpha in each step instead, and the loss has
+        no penalty.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is min(200, n_samples). The short last batch of an epoch is trained on too.
-    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
-        Of solver="sgd" alone.
+    learning_rate : str or callable, default="constant"
+        How the step size changes from epoch to epoch. "invscaling" and "adaptive" are of solver="sgd" alone, and
+        disregarded with others, as in scikit-learn. Of all stochastic solvers: "cosine" and "linear" fall from
+        `learning_rate_init` towards 0 in `max_iter` epochs, counted over all calls; "one_cycle" rises to it and falls;
+        "plateau" divides it by 10 where nothing has improved by `tol` for half of `n_iter_no_change` epochs. A function
+        gives the rate for the number of the epoch, from 0 on, as those of `fastadam.schedules` do.
     learning_rate_init : float, default=1e-3
-        Step size.
+        Step size, or the one to begin with.
     power_t : float, default=0.5
         Of solver="sgd" alone.
     max_iter : int, default=200
@@ -351,17 +390,34 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     nesterovs_momentum : bool, default=True
         Of solver="sgd" alone.
     early_stopping : bool, default=False
-        Whether to hold samples out, stop when the accuracy on them stops improving, and keep the best weights.
+        Whether to hold samples out (or take X_val), stop when the accuracy on them stops improving, and keep
+        the best weights.
     validation_fraction : float, default=0.1
         Fraction of the samples to hold out.
     beta_1, beta_2 : float, default=0.9 and 0.999
-        Decay rates of Adam's two moments.
+        Decay rates of the two moments of Adam and its kin; "rmsprop" and "adadelta" have `beta_2` alone.
     epsilon : float, default=1e-8
-        Added to the uncorrected root of Adam's second moment.
+        Added to the denominator; to the uncorrected root of the second moment with solver="adam".
     n_iter_no_change : int or np.inf, default=10
         Training stops after more than this many epochs in a row without an improvement.
     max_fun : int, default=15000
         Of solver="lbfgs" alone.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes in the loss, by their labels; "balanced" gives each the same total.
+    label_smoothing : float, default=0.0
+        Part of each target, in [0, 1), that is spread evenly over all classes.
+    warmup_epochs : int, default=0
+        Epochs in which the learning rate rises to where it begins, in even steps.
+    clip_norm : float or None, default=None
+        Bound on the Euclidean norm of the gradient, that of the penalty included; a longer one is scaled down to it.
+    dropout : float, default=0.0
+        Part of the hidden units, in [0, 1), that is off in each step of the training, for each sample another; the
+        others are scaled up. Which, is drawn from `random_state`. Predictions use all units.
+    scoring : str, callable or None, default=None
+        What early stopping looks at: None for the accuracy, "loss" for the negative loss without penalty, else as
+        everywhere in scikit-learn.
+    max_time : float or None, default=None
+        Seconds after which no further epoch begins; a ConvergenceWarning says so.
     n_threads : int or None, default=None
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
         the cores that the process may use and no other fit is using. The model is the same, to the bit, on any number.
@@ -384,6 +440,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Loss of every epoch, over all calls.
     best_loss_ : float or None
         Lowest loss of an epoch; None with early stopping.
+    validation_loss_curve_ : list of float
+        Loss on X_val after each epoch, without penalty, over all calls; only where `fit` was given X_val.
     validation_scores_ : list of float or None
         Accuracy on the held-out samples after each epoch; None without early stopping.
     best_validation_score_ : float or None

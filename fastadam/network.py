@@ -261,7 +261,7 @@ def samples_of_dense(X: Array) -> Samples:
 
 
 def layout_of(
-    params: FlatBuffer, activations: Sequence[str] = (), *, training: bool = False, dropout: bool = False
+    params: FlatBuffer, activations: Sequence[str] | None = None, *, training: bool = False, dropout: bool = False
 ) -> Layout:
     """Where the weights and biases of a network with the shapes of `shapes_of` lie in its buffer.
 
@@ -272,13 +272,14 @@ def layout_of(
     units = [params["W0"].shape[0], *(params[f"b{k}"].size for k in layers)]
     columns = [row_length(n, params.dtype.itemsize) for n in units]
     work = sum(columns) + 2 * max(columns)
-    keeps = training and (dropout or any(ACTIVATIONS[name].by_input for name in activations))
+    names = () if activations is None else tuple(activations)
+    keeps = training and (dropout or any(ACTIVATIONS[name].by_input for name in names))
     return Layout(
         units=np.array(units, np.int64),
         columns=np.array(columns, np.int64),
         weights=np.array([params.offsets[f"W{k}"] for k in layers], np.int64),
         biases=np.array([params.offsets[f"b{k}"] for k in layers], np.int64),
-        functions=functions_of(tuple(activations), params.dtype, training) if activations or training else _NONE,
+        functions=_NONE if activations is None else functions_of(names, params.dtype, training),
         widest=max(columns),
         work=2 * work if keeps else work,
         kept=work if keeps else 0,

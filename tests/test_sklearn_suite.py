@@ -1,4 +1,4 @@
-"""scikit-learn's own tests of its MLP, with both classes swapped for ours: its source is run here as it is installed."""
+"""scikit-learn's own tests of its MLP, with both classes swapped for ours: its source is run as it is installed."""
 
 from pathlib import Path
 

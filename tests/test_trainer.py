@@ -13,7 +13,8 @@ NAN = math.nan
 class FakeModel:
     """Has the given losses and scores, epoch by epoch, and notes what it is asked to do."""
 
-    def __init__(self, losses=None, scores=None):
+    def __init__(self, losses=None, scores=None, validation_losses=()):
+        self._validation_losses = iter(validation_losses)
         self._losses = iter(losses or [])
         self._scores = iter(scores or [])
         self.orders, self.epochs, self.best_epochs, self.calls = [], 0, [], []
@@ -27,6 +28,9 @@ class FakeModel:
             raise loss
         return loss
 
+    def validation_loss(self):
+        return next(self._validation_losses, None)
+
     def validation_score(self):
         self.calls.append("score")
         return next(self._scores)
@@ -35,13 +39,13 @@ class FakeModel:
         self.best_epochs.append(self.epochs)
 
 
-def run(model, progress=None, *, n=5, seed=0, begin=lambda: None, end=lambda: False, **plan):
+def run(model, progress=None, *, n=5, seed=0, begin=lambda: None, end=lambda: False, stalled=lambda: True, **plan):
     """Train the fake; returns the outcome and the progress."""
     progress = Progress() if progress is None else progress
     progress.order = np.arange(n) if progress.order is None else progress.order
     plan = Plan(**({"max_iter": 100, "shuffle": False, "tol": 0.1, "n_iter_no_change": 2} | plan))
     random_state = np.random.RandomState(seed) if isinstance(seed, int) else seed
-    return train(model, progress, plan, random_state, begin, end), progress
+    return train(model, progress, plan, random_state, begin, end, stalled), progress
 
 
 def expected_epochs(values, tol, patience, higher_is_better):
@@ -125,6 +129,33 @@ def test_nan_scores_are_never_the_best():
     assert outcome is Outcome.MAX_ITER
     assert model.best_epochs == [3]
     assert progress.best_score == 0.5
+
+
+def test_who_is_asked_whether_training_has_stalled_may_go_on():
+    answers, asked = iter([False, False, True]), []
+
+    def stalled():
+        asked.append(model.epochs)
+        return next(answers)
+
+    model = FakeModel()
+    outcome, progress = run(model, stalled=stalled, n_iter_no_change=2)
+    assert (outcome, asked) == (Outcome.CONVERGED, [4, 7, 10])
+    assert progress.epochs_without_improvement == 3
+
+
+def test_when_the_time_is_up_no_epoch_begins():
+    outcome, progress = run(FakeModel(), max_time=0.0)
+    assert (outcome, len(progress.losses)) == (Outcome.MAX_TIME, 1)
+    assert run(FakeModel(), max_time=0.0, max_iter=1)[0] is Outcome.MAX_ITER
+    assert run(FakeModel(), max_time=1e6)[0] is Outcome.CONVERGED
+
+
+def test_losses_on_validation_data_are_kept():
+    progress = run(FakeModel(validation_losses=[3.0, 2.0, 2.5]), max_iter=3)[1]
+    assert progress.validation_losses == [3.0, 2.0, 2.5]
+    assert progress.copy().validation_losses is not progress.validation_losses
+    assert run(FakeModel(), max_iter=3)[1].validation_losses == []
 
 
 numbers = st.one_of(st.floats(-10, 10), st.sampled_from([NAN, math.inf, -math.inf]), st.integers(-2, 2).map(float))
