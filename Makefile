@@ -65,7 +65,7 @@ test-peers: $(PEERS_VENV)/.installed-test $(PEERS_VENV)/.installed-peers
 CUDA_IN_VENV := $(CUDA_VENV)/.installed-cuda $(CUDA_VENV)/.installed-cuda-test
 
 test-cuda: $(CUDA_IN_VENV)
-	NUMBA_ENABLE_CUDASIM=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py fastadam/cuda
+	NUMBA_ENABLE_CUDASIM=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py tests/test_cuda_network.py fastadam/cuda
 	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_code.py tests/test_cuda_missing.py --capture=no
 
 lint: $(VENV)/.installed-dev

@@ -5,16 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 pytest.importorskip("numba_cuda")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
     pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
 
+from fastadam import MLPClassifier, MLPRegressor
 from fastadam._solvers import SOLVERS, group_of, make_optimizer, update_of
 from fastadam.activations import ACTIVATIONS
 from fastadam.buffers import FlatBuffer
 from fastadam.cuda import network as device_network
-from fastadam.cuda.network import DeviceEngine, check_supported, numpy_runtime
+from fastadam.cuda.network import DeviceEngine, numpy_runtime
 from fastadam.engine import Engine
 from fastadam.losses import LOSSES
 from fastadam.network import as_samples, layout_of, shapes_of
@@ -46,7 +48,7 @@ def trained(on_device, samples, *, activations=("relu",), loss="squared_error", 
     params.flat[:] = np.random.default_rng(1).uniform(-0.7, 0.7, params.flat.size)
     optimizer = make_optimizer(params, SimpleNamespace(solver=solver, **SETTINGS))
     options = {"alpha": alpha, "loss_setting": 0.5 if loss != "log_loss" else float(np.finfo(dtype).eps)}
-    update, losses = update_of(optimizer), []
+    update, losses = update_of(optimizer, solver), []
     if on_device:
         made = DeviceEngine(params, activations, samples, loss, update, N, 4, runtime=numpy_runtime(), **options)
     else:
@@ -136,26 +138,68 @@ def test_a_step_that_cannot_be_captured_is_launched_part_by_part(monkeypatch):
     np.testing.assert_allclose(p, trained(False, data())[0], rtol=1e-9)
 
 
+# The estimators
+
+
+@pytest.fixture
+def numpy_for_cupy(monkeypatch):
+    monkeypatch.setattr(device_network, "cupy_runtime", numpy_runtime)
+
+
+SMALL = {"hidden_layer_sizes": (4,), "batch_size": 4, "max_iter": 3, "random_state": 0, "early_stopping": False}
+
+
+@pytest.mark.usefixtures("numpy_for_cupy")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True, "validation_fraction": 0.4}, {"solver": "nadam"}])
+def test_the_regressor(options):
+    samples = data(outputs=1)
+    X, y = samples.X, samples.y.ravel()
+    fitted = [MLPRegressor(**SMALL | options, device=device, warm_start=True).fit(X, y) for device in ("cpu", "cuda")]
+    for _ in range(2):  # then once more, from where it stopped
+        for a, b in zip(*(model.coefs_ + model.intercepts_ for model in fitted), strict=True):
+            assert isinstance(b, np.ndarray)
+            np.testing.assert_allclose(b, a, rtol=1e-9)
+        np.testing.assert_allclose(fitted[1].loss_curve_, fitted[0].loss_curve_, rtol=1e-9)
+        np.testing.assert_allclose(fitted[1].predict(X), fitted[0].predict(X), rtol=1e-9)
+        assert fitted[0].t_ == fitted[1].t_
+        fitted = [model.fit(X, y) for model in fitted]
+
+
+@pytest.mark.usefixtures("numpy_for_cupy")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_the_classifier_of_two_classes():
+    samples = data(outputs=1, loss="log_loss")
+    fitted = [MLPClassifier(**SMALL, device=device).fit(samples.X, samples.y.ravel()) for device in ("cpu", "cuda")]
+    np.testing.assert_allclose(fitted[1].predict_proba(samples.X), fitted[0].predict_proba(samples.X), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("numpy_for_cupy")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "multinomial"}, "the loss 'multinomial', of more than two classes"),
         ({"clip_norm": 1.0}, "clip_norm"),
         ({"dropout": 0.5}, "dropout"),
+        ({"sparse": True}, "sparse X: give it dense"),
+        ({"classes": 3}, "the loss 'multinomial', of more than two classes"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_what_the_device_does_not_have(options, message):
-    given = {"loss": "squared_error", "clip_norm": None, "dropout": 0.0} | options
+    options = dict(options)
+    classes, X = options.pop("classes", 0), data().X
+    X = sparse.csr_matrix(X) if options.pop("sparse", False) else X
+    y = np.arange(N) % (classes or N)
+    estimator = (MLPClassifier if classes else MLPRegressor)(**SMALL | options)
     with pytest.raises(NotImplementedError, match=f"device='cuda' does not have {message}; or use device='cpu'"):
-        check_supported(data(), **given)
+        estimator.set_params(device="cuda").fit(X, y)
+    assert not hasattr(estimator, "coefs_")
+    assert estimator.set_params(device="auto").fit(X, y).n_iter_ == 3
 
 
-def test_sparse_data_is_refused():
-    from scipy import sparse
-
-    samples = as_samples(sparse.csr_matrix(np.eye(3)), np.float64, np.ones((3, 1)))
-    with pytest.raises(NotImplementedError, match="does not have sparse X: give it dense"):
-        check_supported(samples, "squared_error", None, 0.0)
+def test_lbfgs_is_of_the_host():
+    with pytest.raises(ValueError, match="device is of the stochastic solvers alone, got solver='lbfgs'"):
+        MLPRegressor(solver="lbfgs", device="cuda").fit(data().X, np.arange(N))
 
 
 def test_data_that_does_not_fit():
@@ -167,4 +211,4 @@ def test_data_that_does_not_fit():
     params = FlatBuffer(shapes_of([5, 2]), np.float64)
     optimizer = make_optimizer(params, SimpleNamespace(solver="adam", **SETTINGS))
     with pytest.raises(MemoryError, match="the network and its 13 samples do not fit the CUDA device"):
-        DeviceEngine(params, (), data(), "squared_error", update_of(optimizer), N, 4, runtime=runtime)
+        DeviceEngine(params, (), data(), "squared_error", update_of(optimizer, "adam"), N, 4, runtime=runtime)

@@ -73,7 +73,7 @@ def written(source: str, **names: Any) -> Any:
     return device(namespace["function"])
 
 
-def scalar_rule(function: Callable[..., Any]) -> Any:
+def scalar_rule(function: Any) -> Any:
     """A rule, compiled, with what it calls as compiled on the CPU.
 
     CUDA's own maximum drops NaN, where Python's keeps its first argument; and under the simulator the root of a float32

@@ -241,7 +241,6 @@ class StepMemory:
         """Where the settings lie."""
         return self._settings.address
 
-
     @property
     def counters(self) -> Array:
         """Steps, skipped steps, and whether the last gradient was not finite; waits for the device."""
@@ -311,4 +310,3 @@ class StepMemory:
         if key not in self._configured:
             self._configured[key] = compiled[blocks, THREADS, stream], stream  # keeps the stream, and so its id
         self._configured[key][0](*arguments)
-

@@ -191,5 +191,3 @@ def account_kernel() -> Any:
 def kept_by(name: str) -> bool:
     """Whether the derivative of an activation is computed from what went in."""
     return ACTIVATIONS[name].by_input
-
-

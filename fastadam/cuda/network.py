@@ -1,16 +1,16 @@
 """A network trained on a CUDA device: what `fastadam.engine.Engine` does on the host, with the same interface.
 
 Data, parameters and the optimizer's state lie on the device, and nothing comes back within an epoch. A step is a row of
-launches: matrix products by cuBLAS, through CuPy, and between them the kernels of `layers.py` and `step.py`. The launches
-of a full batch are captured in a CUDA graph once and replayed, as small networks are bound by launching. The array
-module is an argument: the tests put NumPy in the place of CuPy.
+launches: matrix products by cuBLAS, through CuPy, and between them the kernels of `layers.py` and `step.py`. Those of a
+full batch are captured in a CUDA graph once and replayed, as small networks are bound by launching. The array module is
+an argument: the tests put NumPy in the place of CuPy.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,25 +98,15 @@ def numpy_runtime() -> Runtime:
     return Runtime(np, lambda array: int(array.ctypes.data), 0, nullcontext, None, np.array)
 
 
-def check_supported(samples: Samples, loss: str, clip_norm: float | None, dropout: float) -> None:
-    """Refuse what is done on the host alone.
-
-    Raises
-    ------
-    NotImplementedError
-        Saying what, and what to do instead.
-    """
-    reason = ""
+def refusal(samples: Samples, loss: str, clip_norm: float | None, dropout: float) -> str:
+    """What of this is done on the host alone; nothing, if all of it is done on a device."""
     if samples.X.shape[0] == 0:
-        reason = "sparse X: give it dense"
-    elif LOSSES[loss].term is None:
-        reason = f"the loss {loss!r}, of more than two classes"
-    elif clip_norm is not None:
-        reason = "clip_norm"
-    elif dropout:
-        reason = "dropout"
-    if reason:
-        raise NotImplementedError(f"device='cuda' does not have {reason}; or use device='cpu'")
+        return "sparse X: give it dense"
+    if LOSSES[loss].term is None:
+        return f"the loss {loss!r}, of more than two classes"
+    if clip_norm is not None:
+        return "clip_norm"
+    return "dropout" if dropout else ""
 
 
 class DeviceEngine(AbstractContextManager["DeviceEngine"]):
@@ -376,5 +366,3 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
 
     def _launch(self, compiled: Any, blocks: int, *arguments: int) -> None:
         compiled[blocks, THREADS, self._runtime.stream](*arguments)
-
-
