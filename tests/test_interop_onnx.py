@@ -180,6 +180,13 @@ def test_labels_are_those_of_the_classes(kind):
     assert_agrees(estimator, X[:1].astype(np.float32))
 
 
+def test_a_single_class_is_the_label_whatever_its_probability():
+    estimator = fitted(y=np.full(len(X), "only"))
+    for bias in (-5.0, 5.0):
+        estimator.intercepts_[-1] = np.array([bias])
+        assert set(assert_agrees(estimator, X)["label"]) == {"only"} == set(estimator.predict(X))
+
+
 def test_several_labels_a_sample():
     X, y = make_multilabel_classification(150, n_features=6, n_classes=4, random_state=0)
     estimator = MLPClassifier(random_state=0, max_iter=60).fit(X, y)

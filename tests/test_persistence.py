@@ -30,7 +30,8 @@ KINDS = {MLPRegressor: y, MLPClassifier: np.digitize(y, [-0.5, 0.5])}
 
 TRUSTED = {
     "fastadam.mlp.MLPRegressor", "fastadam.mlp.MLPClassifier", "fastadam.buffers.FlatBuffer",
-    "fastadam.trainer.Progress", "fastadam.network.Layout", "fastadam.schedules._PlateauState", "fastadam._solvers.VelocitySGD",
+    "fastadam.trainer.Progress", "fastadam.schedules._PlateauState", "fastadam._solvers.VelocitySGD",
+    "fastadam.network.Layout",  # where arrays of `coefs_` were set by hand
     *(f"fastadam.optimizers.{name}" for name in
       ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Lion", "RMSprop", "Adagrad", "Adadelta")),
 }  # fmt: skip
