@@ -22,6 +22,7 @@ help:
 	@echo "make test          every test; then the kernels as plain Python, and with bounds checks"
 	@echo "make test-peers    the tests against PyTorch, JAX and Optax, in $(PEERS_VENV)"
 	@echo "make test-cuda     the CUDA kernels without a GPU: simulated, and compiled; in $(CUDA_VENV)"
+	@echo "make gpu NAME=name    on a GPU: its tests and its benchmark, recorded in bench/results for git"
 	@echo "make lint          ruff"
 	@echo "make typecheck     mypy"
 	@echo "make bench         every benchmark on the working tree; results of machine \"unnamed\", which git ignores"
@@ -65,8 +66,15 @@ test-peers: $(PEERS_VENV)/.installed-test $(PEERS_VENV)/.installed-peers
 CUDA_IN_VENV := $(CUDA_VENV)/.installed-cuda $(CUDA_VENV)/.installed-cuda-test
 
 test-cuda: $(CUDA_IN_VENV)
-	NUMBA_ENABLE_CUDASIM=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py fastadam/cuda
+	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py tests/test_cuda_network.py fastadam/cuda
 	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_code.py tests/test_cuda_missing.py --capture=no
+
+# The tests of a real GPU, and its benchmark of ten minutes: make gpu NAME=h100
+gpu: $(CUDA_IN_VENV) $(CUDA_VENV)/.installed-gpu
+	@test -n "$(NAME)" || { echo "name the GPU: make gpu NAME=h100"; exit 1; }
+	$(CUDA_VENV)/bin/python -c "from fastadam.cuda.jit import require_device; require_device()"
+	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_device.py
+	$(CUDA_VENV)/bin/python -m bench.gpu $(NAME)
 
 lint: $(VENV)/.installed-dev
 	$(IN_VENV) -m ruff check

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise, zip_longest
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,9 @@ from fastadam.engine import Engine
 from fastadam.losses import LOSSES, predictions
 from fastadam.network import Samples, as_samples, functions_of, layout_of, predict, samples_of_dense, shapes_of
 from fastadam.trainer import Outcome, Plan, Progress, train
+
+if TYPE_CHECKING:
+    from fastadam.cuda.network import DeviceEngine
 
 Array = NDArray[Any]
 
@@ -85,6 +88,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         "scoring": [str, callable, None],
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "n_threads": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [StrOptions({"cpu", "cuda", "auto"})],
     }
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -197,11 +201,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             return Validation(samples, rows, None, data.y[rows], weight)
         return _validation_of(data.X[rows], data.y[rows], weight, samples.y.dtype)
 
-    def _engine(self, optimizer: Optimizer, samples: Samples, progress: Progress) -> Engine:
+    def _engine(self, optimizer: Optimizer, samples: Samples, progress: Progress) -> "Engine | DeviceEngine":
         """What trains the optimizer's parameters on these samples."""
         params: FlatBuffer = optimizer.params  # type: ignore[assignment]
         assert progress.order is not None
         n_rows, dropout = progress.order.size, float(self.dropout)
+        if self._trains_on_device(samples):
+            return self._device_engine(params, optimizer, samples, n_rows)
         layout = layout_of(params, self._activations(params), training=True, dropout=dropout > 0)
         return Engine(
             params, layout, samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
@@ -209,6 +215,33 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
             loss_setting=self._loss_setting(params.dtype),
             clip_norm=self.clip_norm, dropout=dropout, seed=progress.seed,
+        )  # fmt: skip
+
+    def _trains_on_device(self, samples: Samples) -> bool:
+        """Whether to train on a CUDA device; raises where that is asked for and not to be had."""
+        if self.device == "cpu":
+            return False
+        asked = samples, self._loss_name(), self.clip_norm, float(self.dropout)
+        if self.device == "auto":
+            from fastadam.cuda import is_available
+
+            if not is_available():
+                return False
+        from fastadam.cuda.network import refusal
+
+        reason = refusal(*asked)
+        if reason and self.device == "cuda":
+            raise NotImplementedError(f"device='cuda' does not have {reason}; or use device='cpu'")
+        return not reason
+
+    def _device_engine(self, params: FlatBuffer, optimizer: Optimizer, samples: Samples, n_rows: int) -> "DeviceEngine":
+        from fastadam.cuda.network import DeviceEngine
+
+        return DeviceEngine(
+            params, self._activations(params), samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
+            self._checked_batch_size(n_rows),
+            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
+            loss_setting=self._loss_setting(params.dtype),
         )  # fmt: skip
 
     def _watch(self, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:
@@ -519,7 +552,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             refused = {
                 "dropout": self.dropout > 0, "clip_norm": self.clip_norm is not None, "X_val": X_val is not None,
                 "max_time": self.max_time is not None, "warmup_epochs": self.warmup_epochs > 0,
-                "learning_rate": self.learning_rate not in OF_SGD,
+                "learning_rate": self.learning_rate not in OF_SGD, "device": self.device == "cuda",
             }  # fmt: skip
             for name, is_set in refused.items():
                 if is_set:

@@ -1,7 +1,7 @@
 """The network of one fit as the trainer sees it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
 from fastadam.losses import LOSSES, loss_kernel, predictions
 from fastadam.network import Layout, Samples, predict
+
+if TYPE_CHECKING:
+    from fastadam.cuda.network import DeviceEngine
 
 Array = NDArray[Any]
 
@@ -53,7 +56,7 @@ class TrainedNetwork:
         Has the data.
     """
 
-    def __init__(self, params: FlatBuffer, optimizer: Optimizer, engine: Engine) -> None:
+    def __init__(self, params: FlatBuffer, optimizer: Optimizer, engine: "Engine | DeviceEngine") -> None:
         self.params = params
         """The parameters after the last epoch."""
         self.best: FlatBuffer | None = None

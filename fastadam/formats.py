@@ -62,6 +62,10 @@ def uniform(noise):
     return np.float32(np.int32(np.uint32(noise) >> _UNUSED)) * _PER_UNIFORM
 
 
+as_compiled: Any = np.errstate(over="ignore", invalid="ignore") if JIT_DISABLED else lambda function: function
+"""Lets NumPy's integers wrap in silence, as compiled ones do."""
+
+
 if JIT_DISABLED:
 
     def bits_of(x):
@@ -125,6 +129,7 @@ def _nan_safe_bits(x):
 _safe_bits = device(_nan_safe_bits)
 
 
+@as_compiled
 def to_bfloat16(x):
     """The bits of the nearest bfloat16, the even one of two."""
     bits = _safe_bits(x)
@@ -132,6 +137,7 @@ def to_bfloat16(x):
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
+@as_compiled
 def dithered_bfloat16(x, noise):
     """The bits of the bfloat16 below or above `x` in magnitude, as the upper 16 bits of `noise` decide."""
     return np.uint16(np.uint32(_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
@@ -157,6 +163,7 @@ def signed_value(code, scale):
     return -value if code > _SIGNED_MAX else value
 
 
+@as_compiled
 def signed_code(x, inverse, noise):
     """The code above or below a signed value in magnitude, as the upper bits of `noise` decide."""
     size = abs(x) * inverse
@@ -172,6 +179,7 @@ def positive_value(code, scale):
     return value if code > 0 else np.float32(0)
 
 
+@as_compiled
 def positive_code(x, inverse, noise):
     """The code above or below a value that is not negative; 0 is for 0 alone, 1 for all that is smaller than it."""
     size = x * inverse

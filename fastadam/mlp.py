@@ -110,6 +110,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     n_threads : int or None, default=None
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
         the cores that the process may use and no other fit is using. The model is the same, to the bit, on any number.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one
+        that has what is asked for. Either way X, y and the fitted attributes are arrays on the host.
 
     Attributes
     ----------
@@ -210,6 +213,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         scoring: str | Callable[..., float] | None = None,
         max_time: float | None = None,
         n_threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -243,6 +247,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.scoring = scoring
         self.max_time = max_time
         self.n_threads = n_threads
+        self.device = device
 
     def predict(self, X: ArrayLike) -> Array:
         """Predict targets.
@@ -422,6 +427,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     n_threads : int or None, default=None
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
         the cores that the process may use and no other fit is using. The model is the same, to the bit, on any number.
+    device : {"cpu", "cuda", "auto"}, default="cpu"
+        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one
+        that has what is asked for. Either way X, y and the fitted attributes are arrays on the host.
 
     Attributes
     ----------
@@ -521,6 +529,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         scoring: str | Callable[..., float] | None = None,
         max_time: float | None = None,
         n_threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -553,6 +562,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.scoring = scoring
         self.max_time = max_time
         self.n_threads = n_threads
+        self.device = device
 
     @available_if(lambda self: self._is_stochastic())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]

@@ -94,7 +94,7 @@ def test_dither_rounds_to_a_neighbour_and_to_the_number_itself_in_the_mean():
     noise = [np.uint64(k << 16) for k in range(0, 2**16, 256 if JIT_DISABLED else 16)]
     rounded = [bfloat16_values(dithered_bfloat16(x, np.uint16, one)) for one in noise]
     assert {tuple(np.sign(x) * np.sign(row - low) >= 0) for row in rounded} == {(True,) * 100}
-    np.testing.assert_allclose(np.mean(rounded, axis=0, dtype=float), x, rtol=2e-5)
+    np.testing.assert_allclose(np.mean(rounded, axis=0, dtype=float), x, rtol=4e-5)
     assert np.isnan(
         bfloat16_values(dithered_bfloat16(np.uint32([0x7FFFFFFF, 0xFFFFFFFF]).view("f4"), np.uint16, noise[-1]))
     ).all()
@@ -124,10 +124,9 @@ def test_every_code_comes_back(code_of, value_of, x):
 def test_a_code_is_one_of_the_two_around_the_number_and_the_number_in_the_mean(code_of, value_of, x):
     x = x.astype(np.float32)
     count = 64 if JIT_DISABLED else 4096
-    noise = [np.uint32(k * (2**32 // count)) for k in range(count)]
+    noise = [np.uint32((k + 0.5) * (2**32 // count)) for k in range(count)]
     values = np.array([value_of(code_of(x, np.uint8, ONE, n), np.float32, ONE) for n in noise]).astype(float)
-    below, above = values[0], values[-1]
-    assert np.array_equal(np.unique(values, axis=0)[[0, -1]], np.sort([below, above], axis=0)) or len(noise) > 2
+    below, above = (value_of(code_of(x, np.uint8, ONE, np.uint32(n)), np.float32, ONE) for n in (0, 2**32 - 1))
     enclosed = (abs(below) <= abs(x)) & (abs(x) <= abs(above)) | (value_of is positive_value) & (x < 2.0**-31 * 1.125)
     assert enclosed.all()
     assert set((values == below).ravel() | (values == above).ravel()) == {True}

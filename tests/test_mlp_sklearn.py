@@ -575,7 +575,7 @@ def test_the_same_complaint_about_other_features_in_a_warm_start():
 
 
 OUR_OWN = {
-    "clip_norm", "dropout", "huber_delta", "max_time", "n_threads", "quantile", "scoring", "warmup_epochs",
+    "clip_norm", "device", "dropout", "huber_delta", "max_time", "n_threads", "quantile", "scoring", "warmup_epochs",
     "class_weight", "label_smoothing", "X_val", "y_val", "sample_weight_val",
 }  # fmt: skip
 

@@ -7,3 +7,23 @@ kernels.
 Reads from the inside out: `jit` has the compiler and access to memory by address; `step` the kernels; `arrays` what is
 accepted as an array on a device; `optimizer` the optimizers' other half. `layers` and `network` train the estimators.
 """
+
+from importlib.util import find_spec
+
+
+def is_available() -> bool:
+    """Whether there is a CUDA device, its driver, and the extra `cuda`.
+
+    Examples
+    --------
+    >>> from fastadam.cuda import is_available
+    >>> is_available() in (True, False)
+    True
+    """
+    if find_spec("numba_cuda") is None or find_spec("cupy") is None:
+        return False
+    try:
+        from fastadam.cuda.jit import cuda
+    except ImportError:
+        return False
+    return bool(cuda.is_available())

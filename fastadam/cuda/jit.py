@@ -61,6 +61,11 @@ def device(function: Callable[..., Any]) -> Any:
     return function if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
 
 
+def in_module(function: Any, namespace: dict[str, Any]) -> Any:
+    """A device function for another module's kernels: the simulator replaces `cuda` in a kernel's own module alone."""
+    return FunctionType(function.__code__, namespace) if SIMULATED else function
+
+
 def written(source: str, **names: Any) -> Any:
     """The compiled function of a source text: for what is done to each of several values, one by one."""
     namespace = {"__name__": __name__, **names}
@@ -68,7 +73,7 @@ def written(source: str, **names: Any) -> Any:
     return device(namespace["function"])
 
 
-def scalar_rule(function: Callable[..., Any]) -> Any:
+def scalar_rule(function: Any) -> Any:
     """A rule, compiled, with what it calls as compiled on the CPU.
 
     CUDA's own maximum drops NaN, where Python's keeps its first argument; and under the simulator the root of a float32

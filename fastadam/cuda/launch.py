@@ -1,5 +1,6 @@
 """A step's memory on the device, and its launches: what the optimizers and the estimators share."""
 
+import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastadam.cpu import Variant
+from fastadam.cpu import HYPER, Variant
 from fastadam.cuda.jit import SIMULATED, THREADS, cuda, require_device
 from fastadam.cuda.step import (
     COLUMNS,
@@ -61,6 +62,16 @@ def allocated(shape: int | tuple[int, ...], dtype: DTypeLike, purpose: str) -> A
             f"{purpose} need {nbytes:,} bytes on the CUDA device, more than are free there; train fewer parameters, or "
             "free what other libraries keep: torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks()"
         ) from error
+
+
+def most_blocks() -> int:
+    """Blocks that the current device holds at once."""
+    return 3 if SIMULATED else BLOCKS_PER_SM * _multiprocessors(cuda.get_current_device().id)
+
+
+@functools.cache
+def _multiprocessors(device: int) -> int:
+    return int(cuda.gpus[device].MULTIPROCESSOR_COUNT)
 
 
 def synchronize() -> None:
@@ -165,7 +176,8 @@ class StepMemory:
         self.state = allocated((max(1, form.rows), max(1, self.width)), dtype, "the optimizer's states")
         self.fill(0, form.rows * self.width, 0.0)
         self._segments = Table(self._table)
-        self._settings = Table(np.zeros((1 + groups, max(SETTINGS, 2 + len(variant.rule.hyper)))))
+        self.settings_width = max(SETTINGS, HYPER + len(variant.rule.hyper))
+        self._settings = Table(np.zeros((1 + groups, self.settings_width)))
         self._counters = Table(np.zeros(COUNTERS, np.int64))
         self._carried = Table(np.ones(groups))
         self._gradients: dict[int, Table] = {}
@@ -173,18 +185,19 @@ class StepMemory:
         self._sums: Any = None
         self._configured: dict[Any, Any] = {}
         self.stream: Any = 0
+        synchronize()  # the streams of the steps do not wait for the default one
 
     def fill(self, start: int, size: int, value: float) -> None:
         """Write a value to elements of the state, counted over its rows."""
         if size:
-            blocks = min(self._most_blocks, -(-size // THREADS))
+            blocks = min(most_blocks(), -(-size // THREADS))
             address = address_of(self.state) + start * self.dtype.itemsize
             fill_kernel(self.dtype.name)[blocks, THREADS](address, size, value)
 
     def copy(self, source: int, start: int, size: int) -> None:
         """Copy what lies at an address to elements of the state."""
         if size:
-            blocks = min(self._most_blocks, -(-size // THREADS))
+            blocks = min(most_blocks(), -(-size // THREADS))
             address = address_of(self.state) + start * self.dtype.itemsize
             copy_kernel(self.dtype.name)[blocks, THREADS](source, address, size)
 
@@ -194,12 +207,20 @@ class StepMemory:
         rows: Array = self.state.copy_to_host()
         return rows
 
+    def write_state(self, rows: Sequence[Array]) -> None:
+        """Bring rows from the host, of no more elements than the device's have."""
+        whole = np.zeros(self.state.shape, self.dtype)
+        for k, row in enumerate(rows):
+            whole[k, : row.size] = row
+        self.state.copy_to_device(whole)
+        synchronize()  # other streams do not wait for the default one
+
     def set_copies(self, addresses: Sequence[int]) -> None:
         """Say where the parameters are written once more, if the variant does that, and write them there now."""
         for k, address in enumerate(addresses):
             size = int(self._table[k, SIZE])
             if size:
-                blocks = min(self._most_blocks, -(-size // THREADS))
+                blocks = min(most_blocks(), -(-size // THREADS))
                 rounded = copy_kernel(self.dtype.name, self.variant.copy)
                 rounded[blocks, THREADS](int(self._table[k, P_AT]), address, size)
         self._table[:-1, COPY_AT] = addresses
@@ -207,9 +228,18 @@ class StepMemory:
 
     def configure(self, settings: Array) -> None:
         """Set the numbers that the next steps take, replays of captured ones included."""
-        padded = np.zeros((1 + self._groups, max(SETTINGS, 2 + len(self.variant.rule.hyper))))
+        padded = np.zeros((1 + self._groups, self.settings_width))
         padded[:, : settings.shape[1]] = settings
         self._settings.write(padded, self.stream)
+
+    def force_settings(self, settings: Array) -> None:
+        """Set them where a kernel may have changed them since."""
+        self._settings.force(settings, self.stream)
+
+    @property
+    def settings_at(self) -> int:
+        """Where the settings lie."""
+        return self._settings.address
 
     @property
     def counters(self) -> Array:
@@ -229,6 +259,27 @@ class StepMemory:
     def carried(self, values: Array) -> None:
         self._carried.force(values, self.stream)
 
+    def measure(self, gradients: Array, stream: Any) -> tuple[int, int]:
+        """Launch the sums of squares: where pairs of them will be, and how many, see `norm_kernel`."""
+        rows, count = gradients.shape
+        table, tasks = self._located(gradients, stream), norm_tasks(self.chunks)
+        if not tasks:
+            return 0, 0
+        if self._sums is None:
+            self._sums = allocated(2 * tasks, np.float64, "the gradient's sums of squares")
+        sums_at = address_of(self._sums)
+        where = (self._segments.address, count, table.address, rows)
+        self._launch(norm_kernel(self.dtype.name, rows > 1), tasks, stream, *where, sums_at)
+        return sums_at, tasks
+
+    def _located(self, gradients: Array, stream: Any) -> Table:
+        """The addresses of the gradients, on the device."""
+        rows = len(gradients)
+        if rows not in self._gradients:
+            self._gradients[rows] = Table(gradients)
+        self._gradients[rows].write(gradients, stream)
+        return self._gradients[rows]
+
     def step(self, gradients: Array, stream: Any, *, measures: bool, raises: bool = False) -> bool:
         """Launch a step; `gradients` has a row of addresses for each row that is summed.
 
@@ -236,22 +287,14 @@ class StepMemory:
         """
         self.stream = stream
         rows, count = gradients.shape
-        if rows not in self._gradients:
-            self._gradients[rows] = Table(gradients)
-        table = self._gradients[rows]
-        table.write(gradients, stream)
+        table = self._located(gradients, stream)
+        sums_at, tasks = self.measure(gradients, stream) if measures else (0, 0)
         where = (self._segments.address, count, table.address, rows)
-        sums_at, tasks = 0, norm_tasks(self.chunks) if measures else 0
-        if tasks:
-            if self._sums is None:
-                self._sums = allocated(2 * tasks, np.float64, "the gradient's sums of squares")
-            sums_at = address_of(self._sums)
-            self._launch(norm_kernel(self.dtype.name, rows > 1), tasks, stream, *where, sums_at)
-        settings_width = max(SETTINGS, 2 + len(self.variant.rule.hyper))
         numbers_at = address_of(self._numbers)
         self._launch(
             advance_kernel(self.variant.rule, self.dtype.name, measures), 1, stream, self._settings.address,
-            settings_width, self._groups, self._counters.address, self._carried.address, sums_at, tasks, numbers_at,
+            self.settings_width, self._groups, self._counters.address, self._carried.address, sums_at, tasks,
+            numbers_at,
         )  # fmt: skip
         if raises and self.counters[NONFINITE]:
             return False
@@ -262,16 +305,8 @@ class StepMemory:
 
     def _launch(self, compiled: Any, tasks: int, stream: Any, *arguments: int) -> None:
         """Launch a kernel whose blocks take one task after the other; looking its configuration up takes long."""
-        blocks = min(tasks, self._most_blocks)
+        blocks = min(tasks, most_blocks())
         key = (compiled, blocks, id(stream))
         if key not in self._configured:
             self._configured[key] = compiled[blocks, THREADS, stream], stream  # keeps the stream, and so its id
         self._configured[key][0](*arguments)
-
-    @property
-    def _most_blocks(self) -> int:
-        if SIMULATED:
-            return 3
-        if not hasattr(self, "_multiprocessors"):
-            self._multiprocessors = int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
-        return BLOCKS_PER_SM * self._multiprocessors

@@ -16,7 +16,7 @@ from fastadam._optimizer import Optimizer, _assigned, _checked_options
 from fastadam.cpu import Variant
 from fastadam.cuda.arrays import DeviceArrays, stream_of
 from fastadam.cuda.jit import require_device
-from fastadam.cuda.launch import Segments, StepMemory, address_of, allocated, on_current
+from fastadam.cuda.launch import Segments, StepMemory, address_of, allocated, on_current, synchronize
 from fastadam.cuda.step import NONFINITE, SKIPPED, T
 
 
@@ -59,6 +59,7 @@ class OnDevice(Optimizer):
             for array, start in zip(arrays.arrays, arrays.state_at, strict=False):
                 memory.copy(array.address, len(states) * memory.width + int(start), array.size)
         self._copies = self._make_copies()
+        synchronize()  # the streams of the steps do not wait for the default one
 
     def _make_copies(self) -> Any:
         form = self._options["copy_dtype"]

@@ -45,8 +45,8 @@ COLUMNS = 6
 WORD = 8
 
 # The settings, in float64: a row of what is not a group's, then a row a group as `Optimizer._row` makes it.
-GRAD_SCALE, CLIP_VALUE, EMA_WEIGHT, MAX_NORM, SKIPS = range(5)
-SETTINGS = 5
+GRAD_SCALE, CLIP_VALUE, EMA_WEIGHT, MAX_NORM, SKIPS, IDLE = range(6)
+SETTINGS = 6
 
 # What a step takes of each group, in the type of the parameters: the scalars of the rule come behind.
 ACTIVE, DECAY, EXTRA = 0, 1, 2
@@ -367,7 +367,7 @@ def norm_kernel(dtype: str, sums: bool) -> Any:
                         for j in range(i, min(i + vector, size)):
                             total, large = add(load(gradients, rows, count, k, j * itemsize), total, large)
             shared[thread], shared[THREADS + thread] = total, large
-            _sum_shared(shared, thread)
+            sum_shared(shared, thread)
             if thread == 0:
                 store(sums_at + 2 * WORD * task, shared[0])
                 store(sums_at + 2 * WORD * task + WORD, shared[THREADS])
@@ -383,7 +383,7 @@ def norm_tasks(chunks: int) -> int:
 
 
 @device
-def _sum_shared(shared, thread):
+def sum_shared(shared, thread):
     """Sum both halves of the block's memory, each into its first element."""
     half = THREADS // 2
     while half > 0:
@@ -401,6 +401,8 @@ def _sum_shared(shared, thread):
 @functools.cache
 def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
     """Count the step, and compute each group's numbers; for one block.
+
+    An idle step, which is so called where there is nothing to learn from, changes and counts nothing.
 
     With `measures`, it first makes the gradient's factor from the sums of squares, and a step whose gradient is not
     finite is skipped, if the settings say so: then no group is active, and nothing is counted but that.
@@ -431,14 +433,15 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
     def advance(settings, settings_width, groups, counters, carried, sums_at, n_sums, numbers_at):
         shared = cuda.shared.array(SHARED, np.float64)
         thread = np.int64(cuda.threadIdx.x)
-        factor, go = 1.0 / load(settings + WORD * GRAD_SCALE), 1.0
+        factor, idle = 1.0 / load(settings + WORD * GRAD_SCALE), load(settings + WORD * IDLE) != 0.0
+        go = 0.0 if idle else 1.0
         if measures:
             total, large = 0.0, 0.0
             for i in range(thread, n_sums, THREADS):
                 total += load(sums_at + 2 * WORD * i)
                 large += load(sums_at + 2 * WORD * i + WORD)
             shared[thread], shared[THREADS + thread] = total, large
-            _sum_shared(shared, thread)
+            sum_shared(shared, thread)
             norm = math.sqrt(shared[0])
             if shared[THREADS] != 0.0:
                 norm = math.sqrt(norm * _SMALLER * (norm * _SMALLER) + shared[THREADS]) / _SMALLER
@@ -451,7 +454,7 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
         if thread == 0:
             if go != 0.0:
                 store_word(counters + WORD * T, t)
-            else:
+            elif not idle:
                 store_word(counters + WORD * SKIPPED, word(counters + WORD * SKIPPED) + 1)
             if measures:
                 store_word(counters + WORD * NONFINITE, np.int64(nonfinite))

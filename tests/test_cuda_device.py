@@ -1,0 +1,132 @@
+"""On a real GPU, which CI does not have: `make gpu`. Everything here is skipped where there is none."""
+
+import os
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda")
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("of real devices, which the simulator replaces", allow_module_level=True)
+from fastadam.cuda import is_available
+
+if not is_available():
+    pytest.skip("needs a GPU, its driver and CuPy", allow_module_level=True)
+
+import cupy
+from numba import cuda
+from sklearn.datasets import make_classification, make_regression
+from test_family import EVERYTHING
+
+from fastadam import Adam, MLPClassifier, MLPRegressor, NAdam
+
+FLOATS = [np.float32, np.float64]
+N = 100_003
+
+
+def problem(dtype, n=N):
+    rng = np.random.default_rng(0)
+    return rng.uniform(1, 2, n).astype(dtype), [rng.standard_normal(n).astype(dtype) for _ in range(4)]
+
+
+@pytest.mark.parametrize(("of", "options"), [(Adam, {"amsgrad": True}), *EVERYTHING.items()])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_step_agrees_with_the_hosts_to_two_ulp(of, options, dtype, shift):
+    start, gradients = problem(dtype)
+    p, there_p = start.copy(), cupy.asarray(np.concatenate([start[:shift], start]))[shift:]
+    here, there = of(p, **options), of(there_p, **options)
+    for g in gradients:
+        there.load_state_dict(here.state_dict())
+        there_p[:] = cupy.asarray(p)
+        here.step(g)
+        there.step(cupy.asarray(g))
+        np.testing.assert_array_max_ulp(there_p.get(), p, maxulp=2, dtype=dtype)
+        saved, expected = there.state_dict(), here.state_dict()
+        for name in here.state:
+            np.testing.assert_allclose(saved[name], expected[name], rtol=1e3 * np.finfo(dtype).eps, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_norm": 1.0}, {"on_nonfinite": "skip"}, {"ema_decay": 0.9, "zero_grad": True}]
+)
+def test_options_agree_with_the_hosts(options):
+    p, gradients = problem(np.float32)
+    there_p = cupy.asarray(p)
+    here, there = Adam(p, **options), Adam(there_p, **options)
+    gradients[1][5] = np.nan if "on_nonfinite" in options else 1.0
+    for g in gradients:
+        given = cupy.asarray(g)
+        here.step(g)
+        there.step(given)
+        assert not options.get("zero_grad") or not given.any()
+    assert (here.t, here.skipped_steps) == (there.t, there.skipped_steps)
+    np.testing.assert_allclose(there_p.get(), p, rtol=1e-5)
+
+
+def test_a_captured_step_is_replayed_with_another_rate():
+    start, (g, *_) = problem(np.float32)
+    p, there_p, there_g = start.copy(), cupy.asarray(start), cupy.asarray(g)
+    here, stream = NAdam(p), cupy.cuda.Stream(non_blocking=True)
+    stream.synchronize()
+    with stream:
+        there = NAdam(there_p)
+        there.step(there_g)
+        stream.begin_capture()
+        there.step(there_g)
+        graph = stream.end_capture()
+        for lr in (2e-3, 1e-1, 1e-4):
+            there.lr = lr
+            graph.launch(stream=stream)
+        stream.synchronize()
+    for lr in (2e-3, 2e-3, 1e-1, 1e-4):
+        here.lr = lr
+        here.step(g)
+    assert there.t == 4
+    np.testing.assert_allclose(there_p.get(), p, rtol=1e-5)
+
+
+def test_tensors_of_pytorch_on_its_own_stream():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    start, gradients = problem(np.float32, 3000)
+    p = start.reshape(30, 100)
+    tensor = torch.nn.Parameter(torch.tensor(p, device="cuda"))
+    here, there, stream = Adam({"W": p}), Adam({"W": tensor}), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for g in gradients:
+            there.step({"W": torch.tensor(g.reshape(30, 100), device="cuda")})
+            here.step({"W": g.reshape(30, 100)})
+        stream.synchronize()
+    np.testing.assert_allclose(tensor.detach().cpu().numpy(), p, rtol=1e-5)
+
+
+def test_more_than_fits_is_an_error_that_leaves_the_device_usable():
+    free, _ = cuda.current_context().get_memory_info()
+    p = cupy.empty(int(0.45 * free) // 4, np.float32)
+    with pytest.raises(MemoryError, match="the optimizer's states need"):
+        Adam(p)
+    del p
+    cupy.get_default_memory_pool().free_all_blocks()
+    Adam(cupy.ones(3)).step(cupy.ones(3))
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_fit_agrees_with_the_hosts(activation, dtype):
+    X, y = make_regression(n_samples=1050, n_features=20, random_state=0)
+    X, y = X.astype(dtype), (y / y.std()).astype(dtype)
+    settings = {"hidden_layer_sizes": (64, 32), "activation": activation, "max_iter": 20, "random_state": 0}
+    here, there = (MLPRegressor(**settings, device=device).fit(X, y) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.loss_curve_, here.loss_curve_, rtol=1e-3 if dtype is np.float32 else 1e-9)
+    assert abs(there.loss_ - here.loss_) <= 1e-5 * max(1.0, here.loss_)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_a_classifier_agrees_with_the_hosts():
+    X, y = make_classification(n_samples=1000, random_state=0)
+    settings = {"max_iter": 20, "random_state": 0, "early_stopping": True}
+    here, there = (MLPClassifier(**settings, device=device).fit(X, y) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.predict_proba(X), here.predict_proba(X), rtol=1e-6)
