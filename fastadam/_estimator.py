@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise, zip_longest
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,18 @@ if TYPE_CHECKING:
     from fastadam.cuda.network import DeviceEngine
 
 Array = NDArray[Any]
+
+
+class Data(NamedTuple):
+    """What is trained on, validated: targets have two dimensions."""
+
+    X: Any
+    y: Array
+    sample_weight: Array | None
+    loss_targets: Array
+    """The targets as the loss is taken of them."""
+    loss_weight: Array | None
+    """The weights as the loss has them."""
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -149,40 +161,45 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
         given_val = self._validated(validation, y.shape[1])
-        loss_weight = self._loss_weight(y, sample_weight, incremental)
+        data = Data(X, y, sample_weight, self._loss_targets(y), self._loss_weight(y, sample_weight, incremental))
         random_state = self._random_stream(continuing)
         units = [X.shape[1], *hidden, y.shape[1]]
         params = self._continued(units, X.dtype) if continuing else self._started(units, X.dtype, random_state)
         self.out_activation_ = LOSSES[self._loss_name()].link
         if self.solver == "lbfgs":
-            callbacks = EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit)
-            self._fit_lbfgs(params, X, self._loss_targets(y), loss_weight, callbacks)
+            self._fit_lbfgs(params, data, EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit))
             self._random_state, self._seed = random_state, self.random_state
-            self.__dict__.pop("_validation", None)
             return self
         optimizer, progress = self._start(params, continuing, random_state)
         progress.order, held_out = self._split(progress, y, random_state, given_val is None)
-        epochs = 1 if incremental else self.max_iter
+
+        def keep() -> None:
+            self._keep_for_later(optimizer, progress, held_out, random_state)
 
         def fitted_copy() -> dict[str, Any]:
-            self._keep_for_later(optimizer, progress, held_out, random_state)
+            keep()
             return self._copy_of_fit()
 
+        epochs = 1 if incremental else self.max_iter
         callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
-        samples = as_samples(X, params.dtype, self._loss_targets(y), loss_weight)
-        watched = None if given_val is None else _validation_of(*given_val, params.dtype)
-        if held_out is not None:
-            weight = None if sample_weight is None else sample_weight[held_out]
-            watched = Validation(samples, held_out, None, y[held_out], weight)
-            if self.scoring is not None:
-                watched = _validation_of(X[held_out], y[held_out], weight, params.dtype)
+        samples = as_samples(X, params.dtype, data.loss_targets, data.loss_weight)
         with self._engine(optimizer, samples, progress) as engine:
             model = TrainedNetwork(params, optimizer, engine)
-            self._watch(model, watched, progress, given_val is not None)
+            if given_val is not None:
+                self._watch(model, _validation_of(*given_val, params.dtype), progress, was_given=True)
+            elif held_out is not None:
+                self._watch(model, self._held_out(data, samples, held_out), progress, was_given=False)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
-        self._keep_for_later(optimizer, progress, held_out, random_state)
+        keep()
         self._report(outcome, incremental)
         return self
+
+    def _held_out(self, data: Data, samples: Samples, rows: Array) -> Validation:
+        """The validation data that are a part of the user's own."""
+        weight = None if data.sample_weight is None else data.sample_weight[rows]
+        if self.scoring is None:  # the targets alone are needed, and the rest is among the samples
+            return Validation(samples, rows, None, data.y[rows], weight)
+        return _validation_of(data.X[rows], data.y[rows], weight, samples.y.dtype)
 
     def _engine(self, optimizer: Optimizer, samples: Samples, progress: Progress) -> "Engine | DeviceEngine":
         """What trains the optimizer's parameters on these samples."""
@@ -227,10 +244,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             loss_setting=self._loss_setting(params.dtype),
         )  # fmt: skip
 
-    def _watch(self, model: TrainedNetwork, data: Validation | None, progress: Progress, was_given: bool) -> None:
+    def _watch(self, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:
         """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
-        if data is None:
-            return
         params, loss, setting = model.params, self._loss_name(), self._loss_setting(model.params.dtype)
         layout = layout_of(params, self._activations(params))
         if was_given or self.scoring == "loss":
@@ -312,11 +327,9 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         callbacks.end_fit()
         return outcome
 
-    def _fit_lbfgs(
-        self, params: FlatBuffer, X: Any, y: Array, sample_weight: Array | None, callbacks: EpochCallbacks
-    ) -> None:
+    def _fit_lbfgs(self, params: FlatBuffer, data: Data, callbacks: EpochCallbacks) -> None:
         """Let SciPy's L-BFGS-B minimise the loss over all samples."""
-        for name in (*_OF_EPOCHS, "_optimizer", "_progress"):
+        for name in (*_OF_EPOCHS, "_optimizer", "_progress", "_validation"):
             self.__dict__.pop(name, None)
         self.t_, self.n_iter_ = 0, 0
 
@@ -326,10 +339,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             return callbacks.end_epoch()
 
         self._use_params(params)
-        data, activations, setting = (X, y, sample_weight), self._activations(params), self._loss_setting(np.float64)
+        activations, setting = self._activations(params), self._loss_setting(np.float64)
         try:
             self.loss_, self.n_iter_ = minimize(
-                params, activations, data, self._loss_name(), setting,
+                params, activations, (data.X, data.loss_targets, data.loss_weight), self._loss_name(), setting,
                 alpha=self.alpha, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol, verbose=self.verbose,
                 n_threads=self.n_threads, callback=end_iteration,
             )  # fmt: skip

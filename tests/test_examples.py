@@ -165,3 +165,16 @@ def test_states_in_fewer_bytes_end_where_float32_does():
         for name in ("bfloat16", "uint8"):
             assert ends[name] == pytest.approx(ends["float32"], rel=0.1)
     assert len(example.draw(results).axes) == 3
+
+
+# Digits
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_digits_are_told_apart_as_scikit_learn_does():
+    example = importlib.import_module("digits")
+    X, y = example.load_digits(return_X_y=True)
+    theirs, ours, with_options = example.compare(X / 16, y, epochs=15)
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-8)
+    assert ours.accuracy == pytest.approx(theirs.accuracy, abs=1e-12)
+    assert min(ours.accuracy, with_options.accuracy) > 0.93
