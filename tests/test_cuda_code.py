@@ -124,6 +124,9 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
         assert code.shared <= 2 * 8 * THREADS + 1024
         if name.startswith("norm"):
             assert code.count(r"LDG\.E\.128.*") >= step.UNROLL
+    fill = compiled(step.fill_kernel("float32"), (types.int64, types.int64, types.float64), architecture)
+    copy = compiled(step.copy_kernel("float64"), (types.int64,) * 3, architecture)
+    assert fill.stack == fill.spills == copy.stack == copy.spills == 0
 
 
 NETWORK = {
