@@ -47,6 +47,7 @@ class OnDevice(Optimizer):
 
     def _make_memory(self, group_of: Any) -> None:
         arrays, states = self._device_arrays, self._rule.states
+        synchronize()  # the parameters' library may be filling them still
         variant = Variant(
             self._rule, ema=self._options["ema_decay"] is not None, copy=self._options["copy_dtype"] or ""
         )
@@ -245,7 +246,7 @@ class OnDevice(Optimizer):
             start = arrays.state_at[k]
             for row, name in enumerate(self._state_names):
                 rows[row, start : start + array.size] = mirror[name][offsets[k] : offsets[k + 1]]
-        memory.state.copy_to_device(rows)
+        memory.write_state(list(rows))
         if hasattr(self, "_mu_products"):
             memory.carried = np.array(self._mu_products)
 
