@@ -5,5 +5,7 @@ from importlib.util import find_spec
 collect_ignore_glob = []
 if not find_spec("torch"):
     collect_ignore_glob += ["fastadam/interop/torch.py", "fastadam/interop/_torch.py"]
+if not find_spec("onnx"):
+    collect_ignore_glob += ["fastadam/interop/onnx.py"]
 if not find_spec("numba_cuda"):
     collect_ignore_glob += ["fastadam/cuda/*.py", "tests/cuda_arrays.py", "tests/machine_code.py"]

@@ -156,7 +156,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     Where scikit-learn's own estimator is at fault, this one is not: a warm start keeps the moments and refuses changed
     layers, repeated calls of `partial_fit` with an integer seed shuffle differently, batches of zero weight are passed
-    over, float32 data is trained in float32 throughout, targets that are no numbers are refused.
+    over, float32 data is trained in float32 throughout, targets that are no numbers, or negative with loss="poisson",
+    are refused.
 
     Examples
     --------

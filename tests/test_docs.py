@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"^(?P<indent> *)```python(?P<marker>[^\n]*)\n(?P<code>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE
 )
-OPTIONAL = {"torch", "jax", "optax", "mpi4py", "onnx", "onnxruntime", "cupy", "numba_cuda", "plotnine"}
+OPTIONAL = {"torch", "jax", "optax", "mpi4py", "onnx", "onnxruntime", "skops", "cupy", "numba_cuda", "plotnine"}
 
 
 def blocks_of(page):

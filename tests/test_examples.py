@@ -161,7 +161,7 @@ def test_states_in_fewer_bytes_end_where_float32_does():
     results = example.compare(epochs=30, steps=3000)
     for curves in results.values():
         ends = {name: losses[-20:].mean() for name, losses in curves.items()}
-        assert ends["float32"] < 0.3 * curves["float32"][0]
+        assert ends["float32"] < 0.5 * curves["float32"][0]
         for name in ("bfloat16", "uint8"):
             assert ends[name] == pytest.approx(ends["float32"], rel=0.1)
     assert len(example.draw(results).axes) == 3

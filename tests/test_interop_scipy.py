@@ -23,6 +23,11 @@ def rosen_and_der(x):
     return rosen(x), rosen_der(x)
 
 
+def optimizer_of(name):
+    """The class whose name this is in small letters."""
+    return next(rule for rule in vars(optimizers).values() if getattr(rule, "__name__", "").lower() == name)
+
+
 def minimized(fun=rosen, x0=(-1.2, 1.0), *, jac=rosen_der, bounds=None, callback=None, args=(), tol=None, **options):
     return minimize(
         fun, x0, args, method=adam, jac=jac, bounds=bounds, callback=callback, tol=tol, options={"lr": 0.05} | options
@@ -99,7 +104,7 @@ def test_a_method_is_made_of_any_optimizer():
         def step(self, grads):
             self.params -= self.lr * grads
 
-    descent = interop._minimizer(Descent)
+    descent = interop.minimizer(Descent)
     result = minimize(bowl, [4.0, -8.0], jac=bowl_der, method=descent, options={"maxiter": 2, "momentum": 0.5})
     np.testing.assert_array_equal(result.x, [1.0, -2.0])
     assert descent.__name__ == "descent"
@@ -610,10 +615,10 @@ def test_bad_options_are_refused_by_name(options, error, message):
         minimize(rosen, [2.0, 2.0], method=adam, options=options)
 
 
-@pytest.mark.parametrize("name", interop.__all__)
+@pytest.mark.parametrize("name", sorted(set(interop.__all__) - {"minimizer"}))
 def test_each_method_documents_the_options_that_it_takes(name):
     method = getattr(interop, name)
-    options = set(inspect.signature(method).parameters) - {"options"} | interop._keywords(Adam)
+    options = set(inspect.signature(method).parameters) - {"options"} | interop._keywords(optimizer_of(name))
     assert method.__name__ == name
     assert [option for option in options if option not in method.__doc__] == []
 
@@ -626,8 +631,7 @@ FAMILY = sorted(set(interop.__all__) - {"minimizer"})
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_method_steps_with_its_own_optimizer(name):
-    rule = next(rule for rule in vars(optimizers).values() if getattr(rule, "__name__", "").lower() == name)
-    lr = RATES.get(name, 0.1)
+    rule, lr = optimizer_of(name), RATES.get(name, 0.1)
     x = np.array([1.2, 1.0])
     optimizer = rule(x, lr=lr, max_norm=10.0)
     for _ in range(50):

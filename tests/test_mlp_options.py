@@ -1,4 +1,4 @@
-"""What the estimators offer beyond scikit-learn's: solvers, losses, activations, schedules, validation data and more."""
+"""What the estimators offer beyond scikit-learn's: solvers, losses, activations, schedules, validation data."""
 
 import copy
 import math
@@ -179,6 +179,47 @@ def test_quantiles_are_quantiles():
             learning_rate="linear", random_state=0,
         ).fit(x, noise)  # fmt: skip
         assert model.predict(x[:1])[0] == pytest.approx(np.quantile(noise, quantile), abs=0.03)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_no_hidden_layer_is_a_linear_model(early_stopping):
+    parameters = {"hidden_layer_sizes": (), "early_stopping": early_stopping, "max_iter": 400}
+    linear = X @ np.arange(1.0, 6.0)
+    assert regressor(learning_rate_init=0.05, alpha=0, **parameters).fit(X, linear).score(X, linear) > 0.999
+    assert classifier(learning_rate_init=0.05, **parameters).fit(X, linear > 0).score(X, linear > 0) > 0.95
+
+
+def test_ctrl_c_keeps_the_model_of_the_last_iteration_of_lbfgs():
+    class Impatient:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context, **data): ...
+
+        def on_fit_task_end(self, estimator, context):
+            if context.task_name == "epoch" and estimator.n_iter_ == 3:
+                raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="^Training interrupted by user.$"):
+        model = regressor(solver="lbfgs").set_callbacks(Impatient()).fit(X, y)
+    expected = regressor(solver="lbfgs", max_iter=3).fit(X, y)
+    assert model.n_iter_ == 3
+    assert_same_bits(model.predict(X), expected.predict(X))
+
+
+def test_a_callback_stops_lbfgs():
+    class Stop:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context, **data): ...
+
+        def on_fit_task_end(self, estimator, context, fitted_estimator=None):
+            return context.task_name == "epoch" and estimator.n_iter_ == 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = regressor(solver="lbfgs").set_callbacks(Stop()).fit(X, y)
+    assert model.n_iter_ == 2
+    assert_same_bits(model.predict(X), regressor(solver="lbfgs", max_iter=2).fit(X, y).predict(X))
 
 
 def test_poisson_predicts_positive_numbers_and_refuses_negative_targets():
@@ -399,9 +440,7 @@ def test_scoring_by_name_by_function_and_by_loss(given):
 
 def test_scoring_of_a_classifier_has_its_labels_and_probabilities():
     for scoring in ("roc_auc_ovr", "f1_macro", "neg_log_loss", "loss"):
-        model = classifier(early_stopping=True, scoring=scoring, max_iter=20).fit(
-            X, three, X_val=X_val, y_val=three_val
-        )
+        model = classifier(early_stopping=True, scoring=scoring).fit(X, three, X_val=X_val, y_val=three_val)
         score = model.validation_scores_[-1]
         assert np.isfinite(score)
     scorer = metrics.get_scorer("roc_auc_ovr")
@@ -436,7 +475,7 @@ BAD = {
     "X_val alone": ({}, {"X_val": X_val}, "X_val and y_val must be given together"),
     "y_val alone": ({}, {"y_val": y_val}, "X_val and y_val must be given together"),
     "weights alone": ({}, {"sample_weight_val": weights_val}, "sample_weight_val needs X_val and y_val"),
-    "X_val of another width": ({}, {"X_val": X_val[:, :3], "y_val": y_val}, "X_val, y_val or sample_weight_val: X has 3"),
+    "X_val of another width": ({}, {"X_val": X_val[:, :3], "y_val": y_val}, "or sample_weight_val: X has 3"),
     "y_val of another length": ({}, {"X_val": X_val, "y_val": y_val[:9]}, "X_val, y_val or sample_weight_val: Found"),
     "y_val of another width": ({}, {"X_val": X_val, "y_val": Y[:50]}, "y has 2 outputs, but 1 are trained"),
     "NaN in X_val": ({}, {"X_val": X_val * np.nan, "y_val": y_val}, "X_val, y_val or sample_weight_val: Input X"),
@@ -466,7 +505,7 @@ BAD = {
             "dropout": 0.5, "clip_norm": 1.0, "max_time": 3.0, "warmup_epochs": 2, "learning_rate": "cosine",
         }.items()
     },
-    "lbfgs and X_val": ({"solver": "lbfgs"}, {"X_val": X_val, "y_val": y_val}, "X_val is of the stochastic solvers alone"),
+    "lbfgs and X_val": ({"solver": "lbfgs"}, {"X_val": X_val, "y_val": y_val}, "X_val is of the stochastic solvers"),
 }  # fmt: skip
 
 

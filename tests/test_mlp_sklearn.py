@@ -154,6 +154,7 @@ TABLE: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
     "epsilon": ({"epsilon": 0.5}, (X, y)),
     "parameters of other solvers": ({"momentum": 0.1, "learning_rate": "adaptive", "power_t": 2, "max_fun": 1}, (X, y)),
     "no hidden layer": ({"hidden_layer_sizes": ()}, (X, y)),
+    "no hidden layer, early stopping": ({"hidden_layer_sizes": (), "early_stopping": True}, (X, y)),
     "one hidden unit": ({"hidden_layer_sizes": 1}, (X, y)),
     "list of layers": ({"hidden_layer_sizes": [5, 4]}, (X, y)),
     "array of layers": ({"hidden_layer_sizes": np.array([5, 4])}, (X, y)),

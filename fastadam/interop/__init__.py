@@ -1,1 +1,1 @@
-"""Neighbours: our optimizers where other libraries expect their own, one module a library."""
+"""Neighbours: our optimizers and estimators where other libraries expect their own, one module a library."""

@@ -208,13 +208,11 @@ def minimizer(optimizer_class: Callable[..., _Optimizer]) -> Callable[..., Optim
 
 
 def _keywords(optimizer_class: Callable[..., _Optimizer]) -> set[str]:
-    """The options that go to the optimizer: all it takes, but what would make it maximize, and clipping."""
-    named = {
-        name
-        for name, parameter in inspect.signature(optimizer_class).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-    }
-    return named - {"params", "maximize"} | {"max_norm", "clip_value"}
+    """The options that go to the optimizer: all it takes, but what would make it maximize, and clipping if it clips."""
+    parameters = inspect.signature(optimizer_class).parameters.values()
+    named = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    clips = len(named) < len(parameters)  # behind ** are the options that all of ours share
+    return named - {"params", "maximize"} | ({"max_norm", "clip_value"} if clips else set())
 
 
 @dataclass(frozen=True)
