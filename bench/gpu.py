@@ -18,17 +18,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cupy
 import numpy as np
-from numba import cuda
 
 import fastadam
 from fastadam import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, MLPRegressor, NAdam, RAdam, RMSprop
+from fastadam.cuda import is_available
 
+try:
+    import cupy
+    from numba import cuda
+except Exception:  # asv reads this file as well, where there is neither
+    cupy = cuda = None
 try:
     import torch
 except ImportError:
-    torch = None  # type: ignore[assignment]
+    torch = None
 
 SECONDS = 540
 SIZES = [100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000]
@@ -336,6 +340,8 @@ def main(name: str) -> None:
     """Measure everything and write it down."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise SystemExit(f"the machine's name must be of letters, digits, '.', '_' and '-', got {name!r}")
+    if cupy is None or not is_available():
+        raise SystemExit("this needs a GPU, its driver, and the extra `cuda`")
     clock, bandwidth = Clock(), copy_bandwidth()
     results: dict[str, Any] = {"machine": machine(), "copy_bytes_a_second": bandwidth}
     path = Path(__file__).parent / "results" / f"gpu-{name}.json"

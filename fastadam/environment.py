@@ -15,6 +15,7 @@ from fastadam import kernels
 from fastadam._cache import cache_directory
 from fastadam._threads import may_launch_parallel
 from fastadam.cpu import PARALLEL_BYTES
+from fastadam.cuda import is_available
 from fastadam.gang import available_threads
 from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
 from fastadam.mlp import MLPClassifier, MLPRegressor
@@ -46,7 +47,7 @@ def info() -> dict[str, str]:
     described["parallel kernels"] = _parallel_kernels()
     described["BLAS"] = _blas()
     described["kernel cache"] = str(cache_directory() or "none: no folder can be written")
-    described["GPU"] = "not used: this version has CPU kernels only"
+    described["GPU"] = _gpu()
     return described
 
 
@@ -106,6 +107,14 @@ def _parallel_kernels() -> str:
     if not may_launch_parallel():
         return "serial only"
     return f"Numba's {numba.threading_layer()} layer, {numba.get_num_threads()} threads"
+
+
+def _gpu() -> str:
+    if not is_available():
+        return "none that can be used: it needs a driver and the extra `cuda`"
+    from numba import cuda
+
+    return ", ".join(str(device.name) for device in cuda.gpus)
 
 
 def _blas() -> str:

@@ -31,6 +31,8 @@ arithmetic is in their dtype. Parameters of float16, or of the bfloat16 that ml_
 of float32 masters, which the optimizer keeps; gradients are then of that type too. A step gives the same bits on any
 number of threads and for any split of the same values into arrays, and a `step` that raises leaves parameters and state
 as they were.
+
+Arrays on a CUDA device, of PyTorch, CuPy or Numba, are updated there; that needs the extra `cuda`: see `fastadam.cuda`.
 """
 
 from collections.abc import Mapping

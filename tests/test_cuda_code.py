@@ -14,9 +14,11 @@ from numba import cuda
 from numba.cuda import types
 
 from fastadam import rules
+from fastadam.activations import ACTIVATIONS
 from fastadam.cpu import Variant
-from fastadam.cuda import kernels, step
+from fastadam.cuda import kernels, layers, step
 from fastadam.cuda.jit import THREADS
+from fastadam.losses import LOSSES
 
 RULES = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule)]
 EVERYTHING = {"decay": "coupled", "maximize": True, "scale": True, "clip": True, "ema": True, "zero_grad": True}
@@ -122,6 +124,36 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
         assert code.shared <= 2 * 8 * THREADS + 1024
         if name.startswith("norm"):
             assert code.count(r"LDG\.E\.128.*") >= step.UNROLL
+    fill = compiled(step.fill_kernel("float32"), (types.int64, types.int64, types.float64), architecture)
+    copy = compiled(step.copy_kernel("float64"), (types.int64,) * 3, architecture)
+    assert fill.stack == fill.spills == copy.stack == copy.spills == 0
+
+
+NETWORK = {
+    "begin": (layers.begin_kernel, (), 9),
+    "gather": (layers.gather_kernel, (), 6),
+    **{f"activate-{name}": (layers.activate_kernel, (name,), 5) for name in ACTIVATIONS},
+    **{f"backward-{name}": (layers.backward_kernel, (name,), 5) for name in ACTIVATIONS},
+    **{f"loss-{name}": (layers.loss_kernel, (name,), 9) for name in LOSSES if LOSSES[name].term},
+}
+
+
+@pytest.mark.parametrize("name", NETWORK)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_kernels_of_the_network(name, architecture, table):
+    make, options, arguments = NETWORK[name]
+    code = compiled(make(*options, "float32"), (types.int64,) * arguments, architecture)
+    table.append((name, architecture, code))
+    assert (code.stack, code.spills) == (0, 0)
+    assert code.registers <= REGISTERS["float32"]
+    if name.startswith("activate"):  # others add up in float64
+        assert code.count(DOUBLE) == 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_accounting_of_a_batch(architecture):
+    code = compiled(layers.account_kernel(), (types.int64,) * 8, architecture)
+    assert (code.stack, code.spills) == (0, 0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -92,7 +92,7 @@ def is_capturing(stream: Any) -> bool:
         return False
     from cuda.bindings import driver
 
-    error, status = driver.cuStreamIsCapturing(int(getattr(stream.handle, "value", stream.handle) or 0))
+    error, status = driver.cuStreamIsCapturing(int(stream))
     active = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
     return error == driver.CUresult.CUDA_SUCCESS and status == active
 
@@ -139,7 +139,8 @@ class Segments(NamedTuple):
     addresses: Sequence[int]
     sizes: Sequence[int]
     state_at: Sequence[int]
-    """Where each segment's state begins in a row, and the row's length."""
+    """Where each segment's state begins in a row, and the row's length: at multiples of 16 bytes where the parameters
+    are at one."""
     group_of: Sequence[int]
 
 
@@ -172,7 +173,6 @@ class StepMemory:
         self._table[:, STATE_AT] = segments.state_at
         self.chunks, self.width = int(self._table[-1, FIRST]), int(segments.state_at[-1])
         form = Pass(variant, dtype.name)
-        self._rows = form.rows
         self.state = allocated((max(1, form.rows), max(1, self.width)), dtype, "the optimizer's states")
         self.fill(0, form.rows * self.width, 0.0)
         self._segments = Table(self._table)
@@ -182,8 +182,10 @@ class StepMemory:
         self._carried = Table(np.ones(groups))
         self._gradients: dict[int, Table] = {}
         self._numbers = allocated(groups * form.row_size, dtype, "the step's scalars")
+        self._state_at, self._numbers_at = address_of(self.state), address_of(self._numbers)
         self._sums: Any = None
         self._configured: dict[Any, Any] = {}
+        self._compiled: dict[Any, Any] = {}
         self.stream: Any = 0
         synchronize()  # the streams of the steps do not wait for the default one
 
@@ -290,18 +292,26 @@ class StepMemory:
         table = self._located(gradients, stream)
         sums_at, tasks = self.measure(gradients, stream) if measures else (0, 0)
         where = (self._segments.address, count, table.address, rows)
-        numbers_at = address_of(self._numbers)
+        advance, update = self._kernels(rows, measures)
         self._launch(
-            advance_kernel(self.variant.rule, self.dtype.name, measures), 1, stream, self._settings.address,
-            self.settings_width, self._groups, self._counters.address, self._carried.address, sums_at, tasks,
-            numbers_at,
+            advance, 1, stream, self._settings.address, self.settings_width, self._groups, self._counters.address,
+            self._carried.address, sums_at, tasks, self._numbers_at,
         )  # fmt: skip
         if raises and self.counters[NONFINITE]:
             return False
-        form = Pass(self.variant._replace(sums=rows > 1), self.dtype.name)
         if self.chunks:
-            self._launch(step_kernel(form), self.chunks, stream, *where, address_of(self.state), self.width, numbers_at)
+            self._launch(update, self.chunks, stream, *where, self._state_at, self.width, self._numbers_at)
         return True
+
+    def _kernels(self, rows: int, measures: bool) -> tuple[Any, Any]:
+        """The two kernels of a step: found by the variant's identity, since to hash one takes as long as a launch."""
+        key = (id(self.variant), rows, measures)
+        if key not in self._compiled:
+            form = Pass(self.variant._replace(sums=rows > 1), self.dtype.name)
+            advance = advance_kernel(self.variant.rule, self.dtype.name, measures)
+            self._compiled[key] = advance, step_kernel(form), self.variant  # which keeps its id from being another's
+        advance, update, _ = self._compiled[key]
+        return advance, update
 
     def _launch(self, compiled: Any, tasks: int, stream: Any, *arguments: int) -> None:
         """Launch a kernel whose blocks take one task after the other; looking its configuration up takes long."""

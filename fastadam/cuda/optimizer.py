@@ -47,6 +47,7 @@ class OnDevice(Optimizer):
 
     def _make_memory(self, group_of: Any) -> None:
         arrays, states = self._device_arrays, self._rule.states
+        synchronize()  # the parameters' library may be filling them still
         variant = Variant(
             self._rule, ema=self._options["ema_decay"] is not None, copy=self._options["copy_dtype"] or ""
         )
@@ -119,7 +120,7 @@ class OnDevice(Optimizer):
             if scale != self._grad_scale:
                 self._grad_scale = scale
                 memory.configure(self._settings_table())
-            memory.variant = self._variant._replace(scale=measures or scale != 1.0)
+            memory.variant = self._scaling_variant if measures or scale != 1.0 else self._variant
             if not memory.step(gradients, launched_on, measures=measures, raises=policy == "raise"):
                 counters = memory.counters
                 counters[SKIPPED] -= 1  # it was not skipped but refused
@@ -134,7 +135,7 @@ class OnDevice(Optimizer):
         self._check_change(numbers)
         self._numbers |= numbers
         kind, options = "decoupled" if self._is_decoupled else "coupled", self._options
-        self._variant = Variant(
+        variant = Variant(
             self._rule,
             decay=kind if any(values.get("weight_decay", 0.0) > 0 for values in self._rows) else "none",
             maximize=self._flags.get("maximize", False),
@@ -143,6 +144,8 @@ class OnDevice(Optimizer):
             zero_grad=options["zero_grad"],
             copy=options["copy_dtype"] or "",
         )
+        if variant != self.__dict__.get("_variant"):  # kernels are found by the identity
+            self._variant, self._scaling_variant = variant, variant._replace(scale=True)
         with on_current(self._device_arrays.device):
             self._memory.configure(self._settings_table())
 
@@ -243,7 +246,7 @@ class OnDevice(Optimizer):
             start = arrays.state_at[k]
             for row, name in enumerate(self._state_names):
                 rows[row, start : start + array.size] = mirror[name][offsets[k] : offsets[k + 1]]
-        memory.state.copy_to_device(rows)
+        memory.write_state(list(rows))
         if hasattr(self, "_mu_products"):
             memory.carried = np.array(self._mu_products)
 
