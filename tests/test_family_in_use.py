@@ -193,7 +193,7 @@ class InUse(stateful.RuleBasedStateMachine):
     @stateful.rule()
     def bad_parameters(self):
         array = self.any_of(arrays_of(self.optimizer.params))
-        bad = [([array, np.zeros(1, self.other_dtype)], TypeError), ({"p": np.zeros(1, np.float16)}, TypeError)]
+        bad = [([array, np.zeros(1, self.other_dtype)], TypeError), ({"p": np.zeros(1, np.longdouble)}, TypeError)]
         if array.size:
             bad += [([array, array], ValueError), (np.broadcast_to(array, (2, *array.shape)), ValueError)]
         with self.nothing_changes():
