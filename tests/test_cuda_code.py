@@ -20,7 +20,8 @@ from fastadam.cuda import kernels, layers, step
 from fastadam.cuda.jit import THREADS
 from fastadam.losses import LOSSES
 
-RULES = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule)]
+RULES = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule) and rule is not rules.KEEP]
+"""All but that which changes no parameter: of it, the compiler leaves out loads and stores."""
 EVERYTHING = {"decay": "coupled", "maximize": True, "scale": True, "clip": True, "ema": True, "zero_grad": True}
 OPTIONS = {
     "plain": {},
