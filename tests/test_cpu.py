@@ -119,9 +119,7 @@ def test_kernels_are_made_once_and_compiled_on_first_use():
     assert not step_kernel(Variant(rules.AMSGRAD, "coupled", True, ema=True), "float64", True).signatures
 
 
-@pytest.mark.skipif(
-    JIT_DISABLED or config.BOUNDSCHECK, reason="looks at compiled loops, which checks keep from vectors"
-)
+@pytest.mark.skipif(JIT_DISABLED or config.BOUNDSCHECK, reason="checks of bounds keep loops from vectors")
 @pytest.mark.parametrize(
     "rule", [rules.ADAM, rules.AMSGRAD, rules.ADAMAX, rules.RADAM, rules.LION], ids=lambda rule: rule.name
 )
