@@ -15,7 +15,6 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
 from fastadam._cache import KernelCache
 from fastadam.buffers import ALIGNMENT, array_in_memory
@@ -104,6 +103,8 @@ def stack_array(count: int) -> Any:
         array = types.Array(like.dtype, 1, "C")
 
         def codegen(context, builder, signature, arguments):
+            from numba.np.arrayobj import populate_array  # a module that only compiling needs, and slow to import
+
             element = context.get_data_type(like.dtype)
             memory = cgutils.alloca_once(builder, ir.ArrayType(element, count))
             memory.align = ALIGNMENT
