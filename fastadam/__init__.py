@@ -13,10 +13,11 @@ from fastadam.rows import RowAdam
 
 if TYPE_CHECKING:
     from fastadam import schedules
+    from fastadam.classifier import MLPClassifier
     from fastadam.custom import optimizer
     from fastadam.display import LossCurveDisplay
     from fastadam.environment import info, warmup
-    from fastadam.mlp import MLPClassifier, MLPRegressor
+    from fastadam.regressor import MLPRegressor
 
 __version__ = "0.1.0"
 
@@ -46,8 +47,8 @@ __all__ = [
 
 _HOMES = {
     "LossCurveDisplay": "fastadam.display",
-    "MLPClassifier": "fastadam.mlp",
-    "MLPRegressor": "fastadam.mlp",
+    "MLPClassifier": "fastadam.classifier",
+    "MLPRegressor": "fastadam.regressor",
     "info": "fastadam.environment",
     "optimizer": "fastadam.custom",
     "schedules": "fastadam.schedules",

@@ -6,90 +6,40 @@ by `network.py`.
 
 import copy
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import pairwise, zip_longest
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from numbers import Integral
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastadam import _constraints as constraints
 from fastadam._callbacks import EpochCallbacks
 from fastadam._lbfgs import minimize
-from fastadam._model import TrainedNetwork, Validation
+from fastadam._messages import print_epoch, print_stalled, warn_of
+from fastadam._model import Data, TrainedNetwork, engine_of, held_out_of, validation_of, watch
 from fastadam._optimizer import Optimizer
-from fastadam._rates import OF_ALL_SOLVERS, OF_SGD, Rate, rate_of
-from fastadam._solvers import SOLVERS, decays_by_itself, go_on, make_optimizer, update_of
-from fastadam.activations import ACTIVATIONS
+from fastadam._rates import rate_of
+from fastadam._solvers import SOLVERS, go_on, make_optimizer
 from fastadam.buffers import FlatBuffer
-from fastadam.engine import Engine
 from fastadam.losses import LOSSES, predictions
-from fastadam.network import Samples, as_samples, functions_of, layout_of, predict, samples_of_dense, shapes_of
+from fastadam.network import as_samples, functions_of, layout_of, predict, samples_of_dense, shapes_of
 from fastadam.trainer import Outcome, Plan, Progress, train
 
-if TYPE_CHECKING:
-    from fastadam.cuda.network import DeviceEngine
-
 Array = NDArray[Any]
-
-
-class Data(NamedTuple):
-    """What is trained on, validated: targets have two dimensions."""
-
-    X: Any
-    y: Array
-    sample_weight: Array | None
-    loss_targets: Array
-    """The targets as the loss is taken of them."""
-    loss_weight: Array | None
-    """The weights as the loss has them."""
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What the regressor and the classifier share: everything but targets, loss and score."""
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
-        "solver": [StrOptions({"lbfgs", *SOLVERS})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({*OF_SGD, *OF_ALL_SOLVERS}), callable],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "scoring": [str, callable, None],
-        "max_time": [Interval(Real, 0, None, closed="neither"), None],
-        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
-        "device": [StrOptions({"cpu", "cuda", "auto"})],
-    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = constraints.PARAMETER_CONSTRAINTS
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
@@ -152,8 +102,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     ) -> Self:
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
-        hidden = self._hidden_units()
-        self._check_combinations(hidden, validation)
+        hidden = constraints.hidden_units(self.hidden_layer_sizes)
+        self._check_combinations(len(hidden), validation)
         continuing = hasattr(self, "coefs_") and (self.warm_start or incremental)
         given = X, y
         X, y = self._validate_input(X, y, incremental=incremental, reset=not continuing)
@@ -183,98 +133,19 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         epochs = 1 if incremental else self.max_iter
         callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
         samples = as_samples(X, params.dtype, data.loss_targets, data.loss_weight)
-        with self._engine(optimizer, samples, progress) as engine:
+        best = self._params if progress.scores else None
+        with engine_of(self, optimizer, samples, progress) as engine:
             model = TrainedNetwork(params, optimizer, engine)
             if given_val is not None:
-                self._watch(model, _validation_of(*given_val, params.dtype), progress, was_given=True)
+                watch(self, model, validation_of(*given_val, params.dtype), best, was_given=True)
             elif held_out is not None:
-                self._watch(model, self._held_out(data, samples, held_out), progress, was_given=False)
+                rows = held_out_of(data, samples, held_out, alone=self.scoring is not None)
+                watch(self, model, rows, best, was_given=False)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
         keep()
-        self._report(outcome, incremental)
+        if not incremental or outcome is Outcome.INTERRUPTED:
+            warn_of(outcome, self)
         return self
-
-    def _held_out(self, data: Data, samples: Samples, rows: Array) -> Validation:
-        """The validation data that are a part of the user's own."""
-        weight = None if data.sample_weight is None else data.sample_weight[rows]
-        if self.scoring is None:  # the targets alone are needed, and the rest is among the samples
-            return Validation(samples, rows, None, data.y[rows], weight)
-        return _validation_of(data.X[rows], data.y[rows], weight, samples.y.dtype)
-
-    def _engine(self, optimizer: Optimizer, samples: Samples, progress: Progress) -> "Engine | DeviceEngine":
-        """What trains the optimizer's parameters on these samples."""
-        params: FlatBuffer = optimizer.params  # type: ignore[assignment]
-        assert progress.order is not None
-        n_rows, dropout = progress.order.size, float(self.dropout)
-        if self._trains_on_device(samples):
-            return self._device_engine(params, optimizer, samples, n_rows)
-        layout = layout_of(params, self._activations(params), training=True, dropout=dropout > 0)
-        return Engine(
-            params, layout, samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
-            self._checked_batch_size(n_rows), self.n_threads,
-            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
-            loss_setting=self._loss_setting(params.dtype),
-            clip_norm=self.clip_norm, dropout=dropout, seed=progress.seed,
-        )  # fmt: skip
-
-    def _trains_on_device(self, samples: Samples) -> bool:
-        """Whether to train on a CUDA device; raises where that is asked for and not to be had."""
-        if self.device == "cpu":
-            return False
-        asked = samples, self._loss_name(), self.clip_norm, float(self.dropout)
-        if self.device == "auto":
-            from fastadam.cuda import is_available
-
-            if not is_available():
-                return False
-        from fastadam.cuda.network import refusal
-
-        reason = refusal(*asked)
-        if reason and self.device == "cuda":
-            raise NotImplementedError(f"device='cuda' does not have {reason}; or use device='cpu'")
-        return not reason
-
-    def _device_engine(self, params: FlatBuffer, optimizer: Optimizer, samples: Samples, n_rows: int) -> "DeviceEngine":
-        from fastadam.cuda.network import DeviceEngine
-
-        return DeviceEngine(
-            params, self._activations(params), samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
-            self._checked_batch_size(n_rows),
-            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
-            loss_setting=self._loss_setting(params.dtype),
-        )  # fmt: skip
-
-    def _watch(self, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:
-        """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
-        params, loss, setting = model.params, self._loss_name(), self._loss_setting(model.params.dtype)
-        layout = layout_of(params, self._activations(params))
-        if was_given or self.scoring == "loss":
-            loss_of = partial(data.loss, layout, params, loss, setting)
-            model.loss = loss_of if was_given else None
-        if not self.early_stopping:
-            return
-        model.best = (self._params if progress.scores else params).copy()
-        if self.scoring is None:
-            scorer = self._validation_scorer(data.y, data.weight)
-            model.score = lambda: scorer(data.predictions(layout, params, loss))
-        elif self.scoring == "loss":
-            model.score = lambda: -loss_of()
-        else:
-            model.score = self._users_scorer(data)
-
-    def _users_scorer(self, data: Validation) -> Callable[[], float]:
-        """What scores the estimator as it is now by its own `scoring`."""
-        from sklearn.metrics import check_scoring
-
-        given = {} if data.weight is None else {"sample_weight": data.weight}
-
-        def score() -> float:
-            fitted = copy.copy(self)
-            fitted.__dict__.pop("feature_names_in_", None)  # they are no longer there on what was validated
-            return float(scorer(fitted, data.X, self._given_targets(data.y), **given))
-
-        scorer = check_scoring(self, self.scoring)
-        return score
 
     def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> tuple[Any, Array, Array | None] | None:
         """The user's own validation data, checked."""
@@ -306,14 +177,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         def end_epoch() -> bool:
             self.n_iter_ += 1
             self._publish(model.params, progress)
-            self._print_epoch(progress)
+            print_epoch(self, progress)
             optimizer.lr = rate.at(progress)
             return callbacks.end_epoch()
 
         def stalled() -> bool:
             lowered = rate.lower(progress)
             optimizer.lr = rate.at(progress)
-            self._print_stalled(rate, lowered, optimizer.lr)
+            print_stalled(self, rate, lowered, optimizer.lr)
             return not lowered
 
         optimizer.lr = rate.at(progress)
@@ -347,7 +218,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 n_threads=self.n_threads, callback=end_iteration,
             )  # fmt: skip
         except KeyboardInterrupt:
-            self._report(Outcome.INTERRUPTED, incremental=False)
+            warn_of(Outcome.INTERRUPTED, self)
         self._check_finite()
         callbacks.end_fit()
 
@@ -414,7 +285,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _continued(self, units: list[int], dtype: Any) -> FlatBuffer:
         """A copy of the parameters of the last epoch, or of those that the user has set since."""
-        self._check_same_layers(units)
+        constraints.check_same_layers(self.coefs_, units)
         current = self._current_params(dtype)
         if current is self.__dict__.get("_params") and hasattr(self, "_optimizer"):
             return self._optimizer.params.copy()  # type: ignore
@@ -531,63 +402,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:
         """Return what scores the network's outputs for the held-out targets `y`."""
 
-    # --- checks and messages --------------------------------------------------------------------------------------
-
-    def _hidden_units(self) -> list[int]:
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if np.any(np.array(sizes) <= 0):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return sizes
-
-    def _check_combinations(self, hidden: list[int], validation: tuple[Any, Any, Any]) -> None:
+    def _check_combinations(self, n_hidden: int, validation: tuple[Any, Any, Any]) -> None:
         """Refuse what makes no sense together."""
-        X_val, y_val, sample_weight_val = validation
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val must be given together, or neither of them")
-        if X_val is None and sample_weight_val is not None:
-            raise ValueError("sample_weight_val needs X_val and y_val")
-        self._check_activations(len(hidden))
-        if self.solver == "lbfgs":
-            refused = {
-                "dropout": self.dropout > 0, "clip_norm": self.clip_norm is not None, "X_val": X_val is not None,
-                "max_time": self.max_time is not None, "warmup_epochs": self.warmup_epochs > 0,
-                "learning_rate": self.learning_rate not in OF_SGD, "device": self.device == "cuda",
-            }  # fmt: skip
-            for name, is_set in refused.items():
-                if is_set:
-                    raise ValueError(f"{name} is of the stochastic solvers alone, got solver='lbfgs'")
-
-    def _check_activations(self, hidden: int) -> tuple[str, ...]:
-        """The activation of each of so many hidden layers."""
-        names = (self.activation,) * hidden if isinstance(self.activation, str) else tuple(self.activation)
-        unknown = [name for name in names if not isinstance(name, str) or name not in ACTIVATIONS]
-        if unknown:
-            raise ValueError(f"activation must have names among {sorted(ACTIVATIONS)}, got {unknown[0]!r}")
-        if len(names) != hidden:
-            raise ValueError(f"activation must have a name for each of the {hidden} hidden layers, got {names}")
-        return names
+        constraints.check_combinations(self, n_hidden, validation)
 
     def _activations(self, params: FlatBuffer) -> tuple[str, ...]:
         """The activation of each hidden layer of a network with these parameters."""
-        return self._check_activations(len(params) // 2 - 1)
-
-    def _check_same_layers(self, units: list[int]) -> None:
-        fitted = [np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_)]
-        if units != fitted:
-            raise ValueError(
-                f"The model was fitted with {fitted[1:-1]} hidden units and {fitted[-1]} outputs; going on with "
-                f"{units[1:-1]} hidden units and {units[-1]} outputs needs a new fit with warm_start=False."
-            )
-
-    def _checked_batch_size(self, n_samples: int) -> int:
-        if isinstance(self.batch_size, str):  # "auto"
-            return min(200, n_samples)
-        if self.batch_size > n_samples:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
-            )
-        return int(np.clip(self.batch_size, 1, n_samples))
+        return constraints.activation_names(self.activation, len(params) // 2 - 1)
 
     def _check_finite(self) -> None:
         if not np.isfinite(self._params.flat).all():
@@ -595,41 +416,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to"
                 " be preprocessed."
             )
-
-    def _print_epoch(self, progress: Progress) -> None:
-        if not self.verbose:
-            return
-        print(f"Iteration {self.n_iter_}, loss = {progress.losses[-1]:.8f}")
-        if progress.scores is not None:
-            print(f"Validation score: {progress.scores[-1]:f}")
-
-    def _print_stalled(self, rate: Rate, lowered: bool, lr: float) -> None:
-        if not self.verbose:
-            return
-        what = "Validation score" if self.early_stopping else "Training loss"
-        consequence = f"Setting learning rate to {lr:f}" if lowered else rate.last_words
-        print(
-            f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
-            f" {consequence}"
-        )
-
-    def _report(self, outcome: Outcome, incremental: bool) -> None:
-        if outcome is Outcome.MAX_ITER and not incremental:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't"
-                " converged yet.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        elif outcome is Outcome.MAX_TIME and not incremental:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum time ({self.max_time} s) reached and the optimization hasn't"
-                " converged yet.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        elif outcome is Outcome.INTERRUPTED:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
 
     # --- predicting, pickling -------------------------------------------------------------------------------------
 
@@ -685,10 +471,6 @@ _OF_EPOCHS = (
     "_no_improvement_count",
 )  # fmt: skip
 """Attributes of a fit by epochs."""
-
-
-def _validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
-    return Validation(as_samples(X, dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
 
 
 def _all_finite(X: Array) -> bool:
