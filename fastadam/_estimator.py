@@ -104,7 +104,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError("partial_fit does not support early_stopping=True")
         hidden = constraints.hidden_units(self.hidden_layer_sizes)
         self._check_combinations(len(hidden), validation)
-        continuing = hasattr(self, "coefs_") and (self.warm_start or incremental)
+        if incremental and self._is_resuming():  # one more epoch, and not the rest of the fit
+            self.__dict__.update(self._kept_after_fit())
+            del self._resumes
+        continuing = hasattr(self, "coefs_") and (self.warm_start or incremental or self._is_resuming())
         given = X, y
         X, y = self._validate_input(X, y, incremental=incremental, reset=not continuing)
         if sample_weight is not None:
@@ -117,35 +120,44 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         params = self._continued(units, X.dtype) if continuing else self._started(units, X.dtype, random_state)
         self.out_activation_ = LOSSES[self._loss_name()].link
         if self.solver == "lbfgs":
-            self._fit_lbfgs(params, data, EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit))
             self._random_state, self._seed = random_state, self.random_state
-            return self
-        optimizer, progress = self._start(params, continuing, random_state)
-        progress.order, held_out = self._split(progress, y, random_state, given_val is None)
+            self._fit_lbfgs(params, data, EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit))
+        else:
+            optimizer, progress = self._start(params, continuing, random_state)
+            self._fit_epochs(optimizer, progress, random_state, data, given, given_val, incremental)
+        self.__dict__.pop("_resumes", None)
+        return self
 
-        def keep() -> None:
-            self._keep_for_later(optimizer, progress, held_out, random_state)
-
-        def fitted_copy() -> dict[str, Any]:
-            keep()
-            return self._copy_of_fit()
-
-        epochs = 1 if incremental else self.max_iter
-        callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
-        samples = as_samples(X, params.dtype, data.loss_targets, data.loss_weight)
-        best = self._params if progress.scores else None
+    def _fit_epochs(
+        self,
+        optimizer: Optimizer,
+        progress: Progress,
+        random_state: np.random.RandomState,
+        data: Data,
+        given: tuple[Any, Any],
+        given_val: tuple[Any, Array, Array | None] | None,
+        incremental: bool,
+    ) -> None:
+        """Train epoch by epoch; at each end of one, the attributes are all that a later fit goes on from."""
+        progress.order, held_out = self._split(progress, data.y, random_state, given_val is None)
+        self._optimizer, self._progress, self._validation = optimizer, progress, held_out
+        self._random_state, self._seed = random_state, self.random_state
+        self.n_iter_: int = self.n_iter_ if self._is_resuming() else 0
+        epochs = 1 if incremental else max(0, self.max_iter - self.n_iter_)
+        callbacks = EpochCallbacks(self, given, data.sample_weight, epochs, self._copy_of_fit)
+        params: FlatBuffer = optimizer.params  # type: ignore[assignment]
+        samples = as_samples(data.X, params.dtype, data.loss_targets, data.loss_weight)
         with engine_of(self, optimizer, samples, progress) as engine:
             model = TrainedNetwork(params, optimizer, engine)
             if given_val is not None:
-                watch(self, model, validation_of(*given_val, params.dtype), best, was_given=True)
+                watch(self, model, validation_of(*given_val, params.dtype), progress, was_given=True)
             elif held_out is not None:
                 rows = held_out_of(data, samples, held_out, alone=self.scoring is not None)
-                watch(self, model, rows, best, was_given=False)
+                watch(self, model, rows, progress, was_given=False)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
-        keep()
+        self.__dict__.update(self._kept_after_fit())
         if not incremental or outcome is Outcome.INTERRUPTED:
             warn_of(outcome, self)
-        return self
 
     def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> tuple[Any, Array, Array | None] | None:
         """The user's own validation data, checked."""
@@ -171,15 +183,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         callbacks: EpochCallbacks,
         epochs: int,
     ) -> Outcome:
-        """Run the epochs, with the fitted attributes up to date after each; then keep the best."""
-        rate, self.n_iter_ = rate_of(self), 0
+        """Run the epochs, with the fitted attributes up to date after each; then show the best."""
+        rate = rate_of(self)
 
-        def end_epoch() -> bool:
+        def report() -> None:
             self.n_iter_ += 1
             self._publish(model.params, progress)
             print_epoch(self, progress)
             optimizer.lr = rate.at(progress)
-            return callbacks.end_epoch()
 
         def stalled() -> bool:
             lowered = rate.lower(progress)
@@ -191,9 +202,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._publish(model.params, progress)
         max_time = math.inf if self.max_time is None else float(self.max_time)
         plan = Plan(epochs, self.shuffle, self.tol, self.n_iter_no_change, max_time)
-        outcome = train(model, progress, plan, random_state, callbacks.begin_epoch, end_epoch, stalled)
-        if model.best is not None:
-            self._publish(model.best, progress)
+        outcome = Outcome.CONVERGED
+        if not progress.finished:
+            outcome = train(
+                model, progress, plan, random_state, callbacks.begin_epoch, report, stalled, callbacks.end_epoch
+            )  # fmt: skip
+        if progress.best is not None:
+            self._publish(progress.best, progress)
         self._check_finite()
         callbacks.end_fit()
         return outcome
@@ -246,10 +261,32 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _copy_of_fit(self) -> dict[str, Any]:
         """Copies of all that further epochs change in place: with them, a copy of the estimator is independent."""
-        names = ["_params", "_optimizer", "_progress", "_random_state", "random_state"]
+        names = ["_params", "_optimizer", "_random_state", "random_state"]
         names += ["loss_curve_", "validation_loss_curve_", "validation_scores_"]
-        copies: dict[str, Any] = copy.deepcopy({name: vars(self)[name] for name in names if name in vars(self)})
+        live = {name: vars(self)[name] for name in names if name in vars(self)}
+        copies: dict[str, Any] = copy.deepcopy(live | self._kept_after_fit())
         return copies | _views_of(copies["_params"])
+
+    def _kept_after_fit(self) -> dict[str, Any]:
+        """What a warm start or the next `partial_fit` goes on from, but for the optimizer and the random stream.
+
+        Only a warm start goes on with the order and the split of the samples, which are as long as the data.
+        """
+        if "_progress" not in self.__dict__:
+            return {}
+        progress = self._progress.copy()
+        if not self.warm_start:
+            progress.order = None
+        return {"_progress": progress, "_validation": self._validation if self.warm_start else None}
+
+    def _is_resuming(self) -> bool:
+        return "_resumes" in self.__dict__
+
+    def _resume(self) -> None:
+        """Let the next `fit` finish the one that this estimator is a copy of; until then, show the best parameters."""
+        self._resumes = True
+        if self._progress.best is not None:
+            self._publish(self._progress.best, self._progress)
 
     # --- what fitting starts from ---------------------------------------------------------------------------------
 
@@ -266,9 +303,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 progress.seed = int(random_state.randint(2**31))
             return make_optimizer(params, self), progress
         progress = self._progress.copy()
+        progress.finished = progress.finished and self._is_resuming()
         if (progress.scores is None) == self.early_stopping:  # early stopping was switched on or off since
             progress.scores = [] if self.early_stopping else None
-            progress.best_score = -np.inf
+            progress.best_score, progress.best = -np.inf, None
             progress.epochs_without_improvement = 0
         return go_on(params, self, self._optimizer), progress
 
@@ -318,6 +356,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         known = continuing and hasattr(self, "_seed")
         if known and isinstance(self.random_state, Integral) and self._seed == self.random_state:
             stream.set_state(self._random_state.get_state())
+        elif self._is_resuming() and self.random_state is None:
+            stream = copy.deepcopy(self._random_state)
         return stream
 
     def _split(
@@ -334,6 +374,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         same_split = (validation is not None) == holds_out
         if progress.order is not None and same_split and progress.order.size + held_out == n_samples:
             return progress.order, validation
+        if self._is_resuming() and progress.order is not None:
+            fitted = progress.order.size + held_out
+            raise ValueError(
+                f"The checkpoint is of a fit on {fitted} samples, and goes on with no other, got {n_samples}"
+            )
         everything = np.arange(n_samples)
         if not holds_out:
             return everything, None
@@ -350,21 +395,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         return training, validation
-
-    def _keep_for_later(
-        self,
-        optimizer: Optimizer,
-        progress: Progress,
-        validation: Array | None,
-        random_state: np.random.RandomState,
-    ) -> None:
-        """Remember what a warm start or the next `partial_fit` continues from."""
-        self._optimizer = optimizer
-        self._progress = progress.copy()
-        self._validation = validation if self.warm_start else None
-        if not self.warm_start:  # only a warm start goes on with the order, which is as long as the data
-            self._progress.order = None
-        self._random_state, self._seed = random_state, self.random_state
 
     @abstractmethod
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:

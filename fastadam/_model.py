@@ -60,7 +60,7 @@ class Validation(NamedTuple):
 
 
 class TrainedNetwork:
-    """The network of one fit as the trainer sees it: it trains, scores, and remembers its best parameters.
+    """The network of one fit as the trainer sees it: it trains, and is scored.
 
     Parameters
     ----------
@@ -75,8 +75,6 @@ class TrainedNetwork:
     def __init__(self, params: FlatBuffer, optimizer: Optimizer, engine: "Engine | DeviceEngine") -> None:
         self.params = params
         """The parameters after the last epoch."""
-        self.best: FlatBuffer | None = None
-        """Those of the best epoch so far, where scores are watched."""
         self.score: Callable[[], float] | None = None
         """Scores the parameters as they are now."""
         self.loss: Callable[[], float] | None = None
@@ -100,9 +98,9 @@ class TrainedNetwork:
         assert self.score is not None
         return self.score()
 
-    def keep_as_best(self) -> None:
+    def snapshot(self) -> FlatBuffer:
         """Copy the parameters as they are now."""
-        self.best = self.params.copy()
+        return self.params.copy()
 
 
 def validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
@@ -157,11 +155,8 @@ def _trains_on_device(estimator: Any, samples: Samples) -> bool:
     return not reason
 
 
-def watch(estimator: Any, model: TrainedNetwork, data: Validation, best: FlatBuffer | None, *, was_given: bool) -> None:
-    """Let the network be scored on validation data, and its loss on them be taken if the user gave them.
-
-    `best` are the best parameters that it has had before, if it had any.
-    """
+def watch(estimator: Any, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:
+    """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
     params, loss, setting = model.params, estimator._loss_name(), estimator._loss_setting(model.params.dtype)
     layout = layout_of(params, estimator._activations(params))
     if was_given or estimator.scoring == "loss":
@@ -169,7 +164,8 @@ def watch(estimator: Any, model: TrainedNetwork, data: Validation, best: FlatBuf
         model.loss = loss_of if was_given else None
     if not estimator.early_stopping:
         return
-    model.best = (params if best is None else best).copy()
+    if progress.best is None:
+        progress.best = model.snapshot()
     if estimator.scoring is None:
         scorer = estimator._validation_scorer(data.y, data.weight)
         model.score = lambda: scorer(data.predictions(layout, params, loss))

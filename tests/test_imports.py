@@ -24,7 +24,7 @@ LAYERS = [
     {"_model"},
     {"_estimator"},
     {"classifier", "regressor"},
-    {"display", "environment"},
+    {"checkpoint", "display", "environment"},
     {"interop"},
     {"__init__"},
     {"__main__"},
