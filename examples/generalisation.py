@@ -41,8 +41,8 @@ from fastadam import LossCurveDisplay, MLPRegressor
 
 Array = NDArray[Any]
 
-EPOCHS, SEEDS, PATIENCE = 300, 20, 20
-ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0)
+EPOCHS, SEEDS, PATIENCE = 200, 20, 20
+ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 METHODS = ("neither", "early stopping", "weight decay", "both")
 
 
@@ -191,15 +191,11 @@ def draw(results: dict[str, Results]) -> Figure:
     for row, (name, found) in zip(figure.subplots(len(results), 3, squeeze=False), results.items(), strict=True):
         neither, stopped, decayed = (found[method][0] for method in METHODS[:3])
         draw_curves(row[0], neither, f"{name}: neither")
-        row[0].axvline(stopped.epochs, color=GREY, linewidth=1)
-        row[0].annotate(
-            f" early stopping keeps\n epoch {stopped.epochs}",
-            (stopped.epochs, 0.03),
-            xycoords=("data", "axes fraction"),
-        )
+        mark_epoch(row[0], stopped.epochs)
         draw_curves(row[1], decayed, f"{name}: weight decay, alpha={decayed.alpha:g}")
         row[1].sharey(row[0])
-        draw_tests(row[2], found, f"{name}: {len(found['neither'])} random cuts")
+        row[1].legend(frameon=False, loc="lower right")
+        draw_tests(row[2], found, f"{name}: {len(found['neither'])} cuts, and the mean")
     return figure
 
 
@@ -215,8 +211,15 @@ def draw_curves(axes: Axes, outcome: Outcome, title: str) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="#e4e4e4")
-    axes.legend(frameon=False, loc="upper right")
+    axes.get_legend().remove()  # one serves both panels
     remove_frame(axes)
+
+
+def mark_epoch(axes: Axes, epoch: int) -> None:
+    """Below the curves, say what early stopping keeps."""
+    axes.set_ylim(bottom=0.7 * axes.get_ylim()[0])
+    axes.axvline(epoch, color=GREY, linewidth=1)
+    axes.annotate(f" early stopping keeps epoch {epoch}", (epoch, 0.02), xycoords=("data", "axes fraction"))
 
 
 def draw_tests(axes: Axes, results: Results, title: str) -> None:
@@ -224,14 +227,14 @@ def draw_tests(axes: Axes, results: Results, title: str) -> None:
     errors = np.array([[outcome.test for outcome in outcomes] for outcomes in results.values()])
     places = np.arange(len(errors))
     axes.plot(places, errors, color="#bcbcbc", linewidth=0.8, marker="o", markersize=3)
-    axes.plot(places, errors.mean(axis=1), "_", color="black", markersize=34, markeredgewidth=2.5, label="mean")
     for place, mean in zip(places, errors.mean(axis=1), strict=True):
-        axes.annotate(f"{mean:.3f}", (place, mean), (0, 5), textcoords="offset points", ha="center", weight="bold")
+        axes.plot(place, mean, "_", color="black", markersize=24, markeredgewidth=2.5, zorder=3)
+        label = axes.annotate(f"{mean:.3f}", (place, mean), (14, 0), textcoords="offset points", va="center", zorder=4)
+        label.set(weight="bold", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
     axes.set_xticks(places, [method.replace(" ", "\n") for method in results])
-    axes.set(ylabel="error on the test rows", xlim=(-0.5, len(errors) - 0.5))
+    axes.set(ylabel="error on the test rows", xlim=(-0.4, len(errors) - 0.4))
     axes.set_title(title, loc="left")
     axes.grid(axis="y", color="#e4e4e4")
-    axes.legend(frameon=False, loc="upper right")
     remove_frame(axes)
 
 
