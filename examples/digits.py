@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sklearn.neural_network
@@ -41,13 +41,14 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """What both libraries train, and what fastadam does besides."""
 
     hidden: tuple[int, ...]
     batch: int
     precision: str = "float64"
-    options: dict[str, Any] = {}  # noqa: RUF012
+    options: dict[str, Any] = field(default_factory=dict)
 
     def layers(self, pixels: int) -> str:
         """Its layers, such as 784-128-10."""

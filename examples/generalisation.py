@@ -174,6 +174,16 @@ def table_of(name: str, results: Results) -> Table:
     return table
 
 
+def differences(results: Results) -> str:
+    """What one method gains over another, cut by cut."""
+    lines = []
+    for method, other in (("weight decay", "early stopping"), ("both", "weight decay")):
+        after, before = (np.array([outcome.test for outcome in results[name]]) for name in (method, other))
+        gain = f"{np.mean(after - before):+.3f}, better in {better_in(before, after)}"
+        lines.append(f"{method} instead of {other}: test error {gain}")
+    return "\n".join(lines)
+
+
 def mean_change(before: Array, after: Array) -> float:
     """Of the mean error, relative to what it was."""
     return float(after.mean() / before.mean() - 1)
@@ -243,7 +253,7 @@ def main(seeds: int = SEEDS, epochs: int = EPOCHS, path: Path = IMAGES / "genera
     console, results = Console(width=100), {}
     for name, data in tables().items():
         results[name] = compare(data, range(seeds), epochs)
-        console.print(table_of(name, results[name]))
+        console.print(table_of(name, results[name]), differences(results[name]))
     save(draw(results), path)
 
 

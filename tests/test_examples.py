@@ -274,7 +274,7 @@ def test_weight_decay_and_early_stopping_lower_the_error_on_unseen_rows(tmp_path
     monkeypatch.setattr(example, "tables", lambda: {"diabetes": data})
     example.main(seeds=2, epochs=25, path=tmp_path / "generalisation.png")
     assert (tmp_path / "generalisation.png").stat().st_size > 10_000
-    assert "of 2" in capsys.readouterr().out
+    assert "weight decay instead of early stopping: test error" in capsys.readouterr().out
 
 
 def test_no_row_is_in_two_parts():
