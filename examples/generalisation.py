@@ -27,6 +27,7 @@ import numpy as np
 from fits import fit
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 from plots import BLUE, GREY, IMAGES, ORANGE, remove_frame, save
@@ -196,8 +197,7 @@ def better_in(before: Array, after: Array) -> str:
 
 def draw(results: dict[str, Results]) -> Figure:
     """For each table the curves without anything and with weight decay, and the test errors of all cuts."""
-    figure = Figure(figsize=(13, 0.4 + 4 * len(results)), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.08, wspace=0.04)
+    figure = Figure(figsize=(13, 0.4 + 4 * len(results)), layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.04))
     for row, (name, found) in zip(figure.subplots(len(results), 3, squeeze=False), results.items(), strict=True):
         neither, stopped, decayed = (found[method][0] for method in METHODS[:3])
         draw_curves(row[0], neither, f"{name}: neither")
@@ -211,9 +211,10 @@ def draw(results: dict[str, Results]) -> Figure:
 
 def draw_curves(axes: Axes, outcome: Outcome, title: str) -> None:
     """The training and the held-out error of each epoch."""
-    display = LossCurveDisplay(outcome.training, validation_loss_curve=outcome.held_out).plot(ax=axes)
-    display.line_.set(color=BLUE, linewidth=1.5, label="training rows")
-    display.validation_line_.set(color=ORANGE, linewidth=1.5, linestyle="-", label="held-out rows")
+    LossCurveDisplay(outcome.training, validation_loss_curve=outcome.held_out).plot(ax=axes)
+    training, held_out = axes.get_lines()
+    training.set(color=BLUE, linewidth=1.5, label="training rows")
+    held_out.set(color=ORANGE, linewidth=1.5, linestyle="-", label="held-out rows")
     axes.set(xlabel="epoch", ylabel="error (root mean square, in standard\ndeviations of the target)")
     axes.set(xlim=(0, len(outcome.training)))
     axes.set_title(title, loc="left")
@@ -221,7 +222,7 @@ def draw_curves(axes: Axes, outcome: Outcome, title: str) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="#e4e4e4")
-    axes.get_legend().remove()  # one serves both panels
+    axes.legend().remove()  # one serves both panels
     remove_frame(axes)
 
 

@@ -112,9 +112,10 @@ def draw_losses(case: Case) -> Figure:
     """Training and test loss after each epoch."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    display = LossCurveDisplay(case.train_losses, validation_loss_curve=case.test_losses).plot(ax=axes)
-    display.line_.set(color=BLUE, linewidth=2, label="training, 1,600 samples")
-    display.validation_line_.set(color=ORANGE, linewidth=2, label=f"test, {len(case.actual)} samples")
+    LossCurveDisplay(case.train_losses, validation_loss_curve=case.test_losses).plot(ax=axes)
+    training, test = axes.get_lines()
+    training.set(color=BLUE, linewidth=2, label="training, 1,600 samples")
+    test.set(color=ORANGE, linewidth=2, label=f"test, {len(case.actual)} samples")
     axes.set(xlabel="epoch", ylabel="mean squared error (variance of the target = 1)", xlim=(0, len(case.train_losses)))
     axes.set_title("Synthetic regression: 10-64-64-1 network, full-batch Adam", loc="left", fontsize="medium")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
