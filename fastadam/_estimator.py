@@ -28,7 +28,7 @@ from fastadam._callbacks import EpochCallbacks
 from fastadam._lbfgs import minimize
 from fastadam._model import TrainedNetwork, Validation
 from fastadam._optimizer import Optimizer
-from fastadam._rates import OF_ALL_SOLVERS, OF_SGD, Rate, rate_of
+from fastadam._rates import OF_ALL_SOLVERS, OF_SGD, OVER_ALL_EPOCHS, Rate, rate_of
 from fastadam._solvers import SOLVERS, decays_by_itself, go_on, make_optimizer, update_of
 from fastadam.activations import ACTIVATIONS
 from fastadam.buffers import FlatBuffer
@@ -614,7 +614,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         )
 
     def _report(self, outcome: Outcome, incremental: bool) -> None:
-        if outcome is Outcome.MAX_ITER and not incremental:
+        if outcome is Outcome.MAX_ITER and not incremental and self.learning_rate not in OVER_ALL_EPOCHS:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't"
                 " converged yet.",

@@ -23,7 +23,7 @@ LAYERS = [
     {"_model"},
     {"_estimator"},
     {"mlp"},
-    {"display", "environment"},
+    {"display", "environment", "presets"},
     {"interop"},
     {"__init__"},
     {"__main__"},
