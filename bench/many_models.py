@@ -6,12 +6,12 @@ of the turns counts.
 
 import sys
 import time
+import warnings
 from functools import partial
 from statistics import median
 
 import joblib
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._testing import ignore_warnings
 
 import fastadam
 from bench.bench_mlp import CASES, make_data
@@ -22,9 +22,9 @@ EPOCHS = {"mid": 2}  # as many as CASES has, but for these
 SLOW = "wide"  # left out unless asked for
 
 
-@ignore_warnings(category=ConvergenceWarning)  # in the thread or process that trains
 def train(seed, X, y, case, epochs, n_threads=None):
     """One model, by a seed of its own."""
+    warnings.simplefilter("ignore", ConvergenceWarning)  # here, as processes start with filters of their own
     model = fastadam.MLPRegressor(hidden_layer_sizes=case.hidden, batch_size=case.batch, max_iter=epochs)
     return model.set_params(tol=0, n_iter_no_change=epochs, random_state=seed, n_threads=n_threads).fit(X, y)
 

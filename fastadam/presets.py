@@ -58,8 +58,8 @@ def tabular_regressor(**parameters: Any) -> TransformedTargetRegressor:
 
     A pipeline of `StandardScaler`, `smooth_clip` and `MLPRegressor`, inside a `TransformedTargetRegressor` that
     standardizes y: three layers of 256 units, AdamW, 200 epochs of one cycle of the learning rate, a little dropout.
-    On eleven real tables its cross-validated error is below that of scikit-learn's defaults, about half of it, for two to
-    four times the time; gradient boosting is better on most of them. docs/tabular.md has the figures.
+    On eleven real tables its cross-validated error is below that of scikit-learn's defaults, about half of it, for two
+    to four times the time; gradient boosting is better on most of them. docs/tabular.md has the figures.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def tabular_regressor(**parameters: Any) -> TransformedTargetRegressor:
     References
     ----------
     Holzmüller, Grinsztajn & Steinwart (2024), "Better by default: Strong pre-tuned MLPs and boosted trees on tabular
-    data", https://arxiv.org/abs/2407.04491: the idea, smooth clipping, width, depth, AdamW's decay and beta_2. What
-    their RealMLP has in its layers (embeddings of numbers, parametric activations, a scaling layer) is not here.
+    data", https://arxiv.org/abs/2407.04491: the idea, smooth clipping, width, depth and beta_2. What their RealMLP has
+    in its layers (embeddings of numbers, parametric activations, a scaling layer) is not here.
 
     Examples
     --------
