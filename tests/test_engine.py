@@ -164,6 +164,41 @@ def test_a_thread_sleeps_while_its_core_is_another_gangs(monkeypatch):
     assert set(calls) == {1}
 
 
+@pytest.mark.parametrize("bell_is", ["cleared", "waited for"])
+def test_a_thread_hears_the_end_whenever_it_comes(monkeypatch, bell_is):
+    """The gang is dismissed just before its thread clears its bell, or just before it waits for it."""
+
+    class Bell(threading.Event):
+        uses = 0
+
+        def end(self, after):
+            self.uses += 1
+            if self.uses == after:
+                one.control[gang._TAKE_PART] = 0
+                self.set()
+
+        def clear(self):
+            if bell_is == "cleared":
+                self.end(2)
+            super().clear()
+
+        def wait(self, timeout=None):
+            if bell_is == "waited for":
+                self.end(1)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(gang, "available_threads", lambda: 2)
+    monkeypatch.setattr(gang.threading, "Event", Bell)
+    monkeypatch.setattr(gang, "_NAP_SECONDS", 1e-3)
+    one = Gang(2, no_tasks, exact=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(gang, "available_threads", lambda: 2)
+    with one:
+        one.wake()
+        one._others[0].join(timeout=20)
+        assert not one._others[0].is_alive()
+
+
 @pytest.mark.slow
 def test_late_threads_do_not_take_tasks_of_a_phase_that_is_over():
     """More threads than cores, and phases of four and of three tasks in turn: threads are late all the time."""
