@@ -20,10 +20,13 @@ from test_family import EVERYTHING, GRID
 
 from fastadam import SGD, Adam, AdamW, NAdam, optimizer, rules
 from fastadam import kernels as host_kernels
+from fastadam.cpu import Variant
 from fastadam.cuda import kernels as device_kernels
-from fastadam.cuda.jit import THREADS, to_bfloat16
+from fastadam.cuda.chunk import Pass
+from fastadam.cuda.jit import THREADS
 from fastadam.cuda.optimizer import OnDevice
-from fastadam.cuda.step import chunk_size
+from fastadam.cuda.storage import to_bfloat16
+from fastadam.formats import CODE_BLOCK
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 
@@ -98,8 +101,9 @@ def test_any_size_and_alignment_gives_the_same_bits(n, shift, gradient_shift):
 
 
 def test_a_chunk_is_what_the_tests_believe():
-    assert chunk_size("float32") == 8 * THREADS == 32
-    assert chunk_size("float64") == 4 * THREADS
+    assert Pass(Variant(rules.ADAM)).chunk == 8 * THREADS == 32
+    assert Pass(Variant(rules.ADAM), "float64").chunk == 4 * THREADS
+    assert Pass(Variant(rules.ADAM, state="uint8")).chunk == CODE_BLOCK
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -262,13 +266,6 @@ def test_copies_in_two_bytes(form, shift):
     assert Adam(on_device(np.ones(3))).copies is None
 
 
-def test_storage_that_a_device_does_not_have():
-    with pytest.raises(ValueError, match="state_dtype must be None for arrays on a device, got 'bfloat16'"):
-        Adam(on_device(np.ones(3, np.float32)), state_dtype="bfloat16")
-    with pytest.raises(ValueError, match="copy_dtype needs float32 parameters, got float64"):
-        Adam(on_device(np.ones(3)), copy_dtype="float16")
-
-
 @pytest.mark.parametrize(
     ("value", "bits"), [(1.0, 0x3F80), (-2.0, 0xC000), (np.inf, 0x7F80), (3.4e38, 0x7F80), (0.0, 0)]
 )
@@ -401,8 +398,16 @@ def test_it_looks_like_the_class_that_it_is():
         ([on_device(np.ones(3)), np.ones(3)], TypeError, r"params\[1\] must lie on a CUDA device.*got numpy.ndarray"),
         ([on_device(np.ones(3)), 4], TypeError, r"params\[1\] must lie on a CUDA device.*got int"),
         ({"a": on_device(np.ones(3)), "b": on_device(np.ones(3), device=1)}, ValueError, r"params\['b'\].*device"),
-        (on_device(np.ones(3, np.int32)), TypeError, "params must be float32 or float64, got int32"),
-        (on_device(np.ones(3, np.float16)), TypeError, "params must be float32 or float64, got float16"),
+        (
+            on_device(np.ones(3, np.int32)),
+            TypeError,
+            r"params must be float32 or float64 \(or float16 or bfloat16\), got int32",
+        ),
+        (
+            [on_device(np.ones(3, np.float16)), on_device(np.ones(3, np.float32))],
+            TypeError,
+            "must have the dtype of the",
+        ),
         ([on_device(np.ones(3)), on_device(np.ones(3, np.float32))], TypeError, "must have the dtype of the other"),
         (on_device(np.ones(3), read_only=True), ValueError, "params must be writeable, got a read-only array"),
         (on_device(np.ones(6)).strided(), ValueError, "params must be contiguous"),
@@ -488,7 +493,7 @@ def full_device(monkeypatch):
 @pytest.mark.usefixtures("full_device")
 def test_a_full_device():
     with pytest.raises(
-        MemoryError, match="the optimizer's states need 256 bytes on the CUDA device, more than are free"
+        MemoryError, match="the optimizer's states need 8,192 bytes on the CUDA device, more than are free"
     ):
         Adam(on_device(np.ones(3)))
 
