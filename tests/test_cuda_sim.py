@@ -493,7 +493,7 @@ def full_device(monkeypatch):
 @pytest.mark.usefixtures("full_device")
 def test_a_full_device():
     with pytest.raises(
-        MemoryError, match="the optimizer's states need 8,192 bytes on the CUDA device, more than are free"
+        MemoryError, match="the optimizer's states need 256 bytes on the CUDA device, more than are free"
     ):
         Adam(on_device(np.ones(3)))
 

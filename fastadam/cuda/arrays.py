@@ -223,6 +223,7 @@ class DeviceArrays:
         self.offsets = _starts(sizes, CODE_BLOCK if state_dtype == "uint8" else 1)
         multiple = {"bfloat16": LINE // 2, "uint8": CODE_BLOCK, None: LINE // self.dtype.itemsize}[state_dtype]
         self.state_at = _starts(sizes, multiple)
+        self.state_at[-1] = max(self.state_at[-1], multiple)  # no row is without elements
         spans = [array.span for array in self.arrays if array.size]
         self._span = (min(start for start, _ in spans), max(stop for _, stop in spans)) if spans else (0, 0)
 

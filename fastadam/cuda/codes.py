@@ -158,21 +158,17 @@ def step_kernel(form: Pass) -> Any:
             cuda.syncthreads()
             if numbers[ACTIVE] != np.float32(0):
                 if stop - start == chunk_elements and aligned(p, copy, gradients, rows, count, k):
-                    w = thread * lanes
-                    i = start + w
-                    whole(p, copy, gradients, rows, count, k, i, state, width, at + i, index + i, t, numbers, w, most)
+                    i = start + thread * lanes
+                    a, b, w = at + i, index + i, i - start
+                    whole(p, copy, gradients, rows, count, k, i, state, width, a, b, t, numbers, w, most)
                 else:
-                    for w in range(thread, stop - start, THREADS):
-                        i = start + w
-                        measure(
-                            p, copy, gradients, rows, count, k, i, state, width, at + i, index + i, t, numbers, w, most
-                        )
+                    for i in range(start + thread, stop, THREADS):
+                        a, b, w = at + i, index + i, i - start
+                        measure(p, copy, gradients, rows, count, k, i, state, width, a, b, t, numbers, w, most)
                     cuda.syncthreads()
-                    for w in range(thread, stop - start, THREADS):
-                        i = start + w
-                        finish(
-                            p, copy, gradients, rows, count, k, i, state, width, at + i, index + i, t, numbers, w, most
-                        )
+                    for i in range(start + thread, stop, THREADS):
+                        a, b, w = at + i, index + i, i - start
+                        finish(p, copy, gradients, rows, count, k, i, state, width, a, b, t, numbers, w, most)
                     cuda.syncthreads()  # all have read the scales that were
                 for slot in range(thread, slots, THREADS):
                     block, r = slot % blocks, slot // blocks

@@ -170,7 +170,7 @@ if SIMULATED:
         return np.float32(np.uint16(bits).view(np.float16))
 
     def warp_maximum(x):
-        """The largest of a warp's uint32s."""
+        """The largest of a warp's uint32s, each less than 2**31."""
         return x
 
 else:
@@ -299,11 +299,14 @@ else:
         lambda builder, x, kind: builder.fpext(builder.bitcast(x, ir.HalfType()), kind),
     )
 
+    _ALL = np.uint32(0xFFFFFFFF)
+
     @device
     def warp_maximum(x):
-        """The largest of a warp's uint32s."""
-        x = max(x, np.uint32(cuda.shfl_xor_sync(0xFFFFFFFF, x, 16)))
-        x = max(x, np.uint32(cuda.shfl_xor_sync(0xFFFFFFFF, x, 8)))
-        x = max(x, np.uint32(cuda.shfl_xor_sync(0xFFFFFFFF, x, 4)))
-        x = max(x, np.uint32(cuda.shfl_xor_sync(0xFFFFFFFF, x, 2)))
-        return max(x, np.uint32(cuda.shfl_xor_sync(0xFFFFFFFF, x, 1)))
+        """The largest of a warp's uint32s, each less than 2**31."""
+        most = np.int32(x)
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 16))
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 8))
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 4))
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 2))
+        return np.uint32(max(most, cuda.shfl_xor_sync(_ALL, most, 1)))

@@ -22,7 +22,7 @@ from fastadam.cuda.chunk import (
     STATE_AT,
     Pass,
 )
-from fastadam.cuda.jit import SIMULATED, THREADS, cuda, require_device
+from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, require_device
 from fastadam.cuda.step import (
     SETTINGS,
     advance_kernel,
@@ -32,7 +32,6 @@ from fastadam.cuda.step import (
     norm_tasks,
     step_kernel,
 )
-from fastadam.formats import CODE_BLOCK
 
 Array = NDArray[Any]
 
@@ -111,7 +110,13 @@ def blocks_for(size: int) -> int:
     return min(most_blocks(), -(-size // THREADS))
 
 
-def converted(source: int, source_dtype: str, address: int, dtype: str, size: int) -> None:
+def fill(address: int, size: int, dtype: str, value: float) -> None:
+    """Write a value to so many elements from an address on, on the default stream."""
+    if size:
+        fill_kernel(dtype)[blocks_for(size), THREADS](address, size, value)
+
+
+def convert(source: int, source_dtype: str, address: int, dtype: str, size: int) -> None:
     """Copy elements from one address to another and one type to another, on the default stream."""
     if size:
         copy_kernel(source_dtype, dtype)[blocks_for(size), THREADS](source, address, size)
@@ -209,13 +214,13 @@ class StepMemory:
     def __init__(self, variant: Variant, dtype: np.dtype[Any], segments: Segments, groups: int) -> None:
         require_device()
         self.variant, self.dtype = variant, dtype
-        self._groups, self.width = groups, max(int(segments.state_at[-1]), CODE_BLOCK)  # no row is without elements
+        self._groups, self.width = groups, int(segments.state_at[-1])
         self._form = form = Pass(variant, dtype.name)
         table = _table_of(segments, form.chunk)
         self.chunks = int(table[-1, FIRST])
-        self._state = allocated(max(8, form.state_bytes(self.width)), np.uint8, "the optimizer's states")
+        self._state = allocated(max(WORD, form.state_bytes(self.width)), np.uint8, "the optimizer's states")
         self._state_at = address_of(self._state)
-        self._fill(0, self._state.size // 8, "int64", 0)
+        fill(self._state_at, self._state.size // WORD, "int64", 0)
         self._segments = Table(table)
         self.settings_width = max(SETTINGS, HYPER + len(variant.rule.hyper))
         self._settings = Table(np.zeros((1 + groups, self.settings_width)))
@@ -234,10 +239,6 @@ class StepMemory:
 
     # --- the state ---------------------------------------------------------------------------------------------------
 
-    def _fill(self, start: int, size: int, dtype: str, value: float) -> None:
-        if size:
-            fill_kernel(dtype)[blocks_for(size), THREADS](self._state_at + start, size, value)
-
     @property
     def rows(self) -> dict[str, Any]:
         """The rows of the state, on the device, by their names: flat arrays of Numba's, bfloat16 as uint16."""
@@ -255,7 +256,7 @@ class StepMemory:
     def fill(self, name: str, value: float) -> None:
         """Write a value, or its bits, to all elements of a row of the state."""
         row = self.rows[name]
-        self._fill(self.address(name) - self._state_at, row.size, row.dtype.name, value)
+        fill(self.address(name), row.size, row.dtype.name, value)
 
     def read_state(self) -> Array:
         """The rows of a state that is of the parameters' type, on the host; waits for the device."""

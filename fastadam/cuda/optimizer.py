@@ -25,7 +25,8 @@ from fastadam.cuda.launch import (
     StepMemory,
     address_of,
     allocated,
-    converted,
+    convert,
+    fill,
     is_capturing,
     on_current,
     synchronize,
@@ -90,7 +91,8 @@ class OnDevice(Optimizer):
 
     def _made(self, purpose: str, kind: Any, form: str) -> Any:
         """A flat array on the device with the parameters in a form of storage, each where its state begins."""
-        flat = allocated(max(1, int(self._device_arrays.state_at[-1])), kind, purpose)
+        flat = allocated(int(self._device_arrays.state_at[-1]), kind, purpose)
+        fill(address_of(flat), flat.size, f"uint{8 * flat.dtype.itemsize}", 0)  # between the arrays as on the host
         self._convert(address_of(flat), form)
         return flat
 
@@ -98,7 +100,7 @@ class OnDevice(Optimizer):
         """Write the parameters from an address on, in a form of storage."""
         arrays, itemsize = self._device_arrays, 2 if form == "bfloat16" else np.dtype(form).itemsize
         for array, start in zip(arrays.arrays, arrays.state_at.tolist(), strict=False):
-            converted(array.address, array.kind, address + start * itemsize, form, array.size)
+            convert(array.address, array.kind, address + start * itemsize, form, array.size)
 
     def _starts_in(self, flat: Any) -> list[int]:
         """Where the part of each array of parameters begins in a flat array."""
