@@ -213,7 +213,7 @@ class OnDevice(Optimizer):
         if not hasattr(self, "_memory"):
             self._numbers |= numbers
             return
-        self._check_change(numbers)
+        self._check_change(numbers, self._groups)
         self._numbers |= numbers
         decays = any(values.get("weight_decay", 0.0) > 0 for values in self._rows)
         kind = "decoupled" if self._is_decoupled else "coupled"
@@ -222,11 +222,6 @@ class OnDevice(Optimizer):
             self._variant, self._scaling_variant = variant, variant._replace(scale=True)
         with on_current(self._device_arrays.device):
             self._memory.configure(self._settings_table())
-
-    @property
-    def _rows(self) -> list[dict[str, Any]]:
-        """The numbers of each row of the table."""
-        return [self._numbers, *(self._numbers | group for group in self._groups.values())]
 
     def _settings_table(self) -> Any:
         options = self._options
