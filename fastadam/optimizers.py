@@ -120,7 +120,7 @@ class SGD(Optimizer):
         return rules.NESTEROV if self._flags["nesterov"] else rules.MOMENTUM
 
     def _check_change(self, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
-        _keep_momentum(self._rule, self._numbers | numbers, groups)
+        _keep_momentum(self._rule, {**self._numbers, **numbers}, groups)
         if self._flags["nesterov"]:
             for name, value in _given("dampening", numbers, groups).items():
                 if value:
@@ -211,7 +211,7 @@ class RMSprop(Optimizer):
         return rules.RMSPROP_MOMENTUM if moves else rules.RMSPROP
 
     def _check_change(self, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
-        _keep_momentum(self._rule, self._numbers | numbers, groups)
+        _keep_momentum(self._rule, {**self._numbers, **numbers}, groups)
 
 
 class Adagrad(Optimizer):
