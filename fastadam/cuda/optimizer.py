@@ -144,13 +144,14 @@ class OnDevice(Optimizer):
         grad_scale : float, optional
             What the gradients were scaled by: they are divided by it first.
         stream : Stream or int, optional
-            Where to launch: a stream of Numba, CuPy or PyTorch, or a handle. By default the stream on which the
-            gradients' library works at the moment.
+            Where to launch: a stream of Numba, CuPy or PyTorch, or a handle. By default the stream on which the first
+            gradient's library works at the moment; the launch waits there for the streams of the others.
 
         Raises
         ------
         TypeError
-            If the structure or a dtype is another than that of `params`, or a gradient is not on a device.
+            If the structure or a dtype is another than that of `params`, a gradient is not on a device, or `stream` is
+            none.
         ValueError
             If a shape, a name, the device or the memory order is another than that of `params`, or a gradient shares
             memory with them.
@@ -158,7 +159,7 @@ class OnDevice(Optimizer):
             If a gradient is not finite and the optimizer was made with `on_nonfinite="raise"`, which waits for the
             device in each step.
         RuntimeError
-            If something had to be written to the device while a CUDA graph is captured.
+            If something had to be written to the device while a CUDA graph is captured, or the host had to wait.
         """
         if not grads:
             raise TypeError("step needs at least one argument, the gradients")
