@@ -34,6 +34,10 @@ ACTIVE, DECAY, EXTRA = 0, 1, 2
 SCALARS = EXTRA + 3
 
 
+UNROLL = 2
+"""Vectors of each array that a thread loads before it stores: enough bytes on their way to fill its latency."""
+
+
 class StateRow(NamedTuple):
     """A row of the state: what it holds, and where it begins."""
 
@@ -100,7 +104,7 @@ class Pass(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """Vectors of each array that a thread loads before it stores: enough bytes on their way to fill its latency."""
+        """Vectors of a thread; the simulator's few threads need more of them for a block of codes."""
         least = CODE_BLOCK // (THREADS * self.lanes) if SIMULATED and self.variant.state == "uint8" else 0
         return max(UNROLL, least)
 
@@ -108,9 +112,6 @@ class Pass(NamedTuple):
     def chunk(self) -> int:
         """Elements of a chunk; of codes, whole blocks."""
         return THREADS * self.parts * self.lanes
-
-
-UNROLL = 2
 
 
 def scalars_of(rule: rules.Rule) -> int:
@@ -257,7 +258,7 @@ class Text:
     ARGUMENTS = "p, copy, gradients, rows, count, k, i, state, width, at, index, t, numbers"
 
     def __init__(self, form: Pass, *, whole: bool) -> None:
-        self.form, self.whole = form, whole
+        self.form = form
         self.lanes, self.parts = (form.lanes, form.parts) if whole else (1, 1)
         self.rows = [r for r, kept in enumerate(form.rows) if kept.share == 1]
         codes = [r for r in self.rows if form.rows[r].dtype == "uint8"]
