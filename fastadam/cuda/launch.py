@@ -232,6 +232,7 @@ class StepMemory:
         self._numbers = allocated(groups * form.row_size, dtype, "the step's scalars")
         self._numbers_at = address_of(self._numbers)
         self._sums: Any = None
+        self._most_blocks = most_blocks()
         self._configured: dict[Any, Any] = {}
         self._compiled: dict[Any, Any] = {}
         self.stream: Any = 0
@@ -390,7 +391,7 @@ class StepMemory:
 
     def _launch(self, compiled: Any, tasks: int, stream: Any, *arguments: int) -> None:
         """Launch a kernel whose blocks take one task after the other; looking its configuration up takes long."""
-        blocks = min(tasks, most_blocks())
+        blocks = min(tasks, self._most_blocks)
         key = (compiled, blocks, id(stream))
         if key not in self._configured:
             if len(self._configured) >= _MOST_CONFIGURED:
