@@ -206,43 +206,27 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         params: FlatBuffer = optimizer.params  # type: ignore[assignment]
         assert progress.order is not None
         n_rows, dropout = progress.order.size, float(self.dropout)
-        if self._trains_on_device(samples):
-            return self._device_engine(params, optimizer, samples, n_rows)
+        batch_size, update = self._checked_batch_size(n_rows), update_of(optimizer, self.solver)
+        arguments = samples, self._loss_name(), update, n_rows, batch_size
+        options: dict[str, Any] = {
+            "alpha": 0.0 if decays_by_itself(self.solver) else self.alpha,
+            "loss_setting": self._loss_setting(params.dtype),
+            "clip_norm": self.clip_norm, "dropout": dropout, "seed": progress.seed,
+        }  # fmt: skip
+        if self._trains_on_device():
+            from fastadam.cuda.network import DeviceEngine
+
+            return DeviceEngine(params, self._activations(params), *arguments, **options)
         layout = layout_of(params, self._activations(params), training=True, dropout=dropout > 0)
-        return Engine(
-            params, layout, samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
-            self._checked_batch_size(n_rows), self.n_threads,
-            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
-            loss_setting=self._loss_setting(params.dtype),
-            clip_norm=self.clip_norm, dropout=dropout, seed=progress.seed,
-        )  # fmt: skip
+        return Engine(params, layout, *arguments, self.n_threads, **options)
 
-    def _trains_on_device(self, samples: Samples) -> bool:
-        """Whether to train on a CUDA device; raises where that is asked for and not to be had."""
-        if self.device == "cpu":
-            return False
-        asked = samples, self._loss_name(), self.clip_norm, float(self.dropout)
-        if self.device == "auto":
-            from fastadam.cuda import is_available
+    def _trains_on_device(self) -> bool:
+        """Whether to train on a CUDA device."""
+        if self.device != "auto":
+            return bool(self.device == "cuda")
+        from fastadam.cuda import is_available
 
-            if not is_available():
-                return False
-        from fastadam.cuda.network import refusal
-
-        reason = refusal(*asked)
-        if reason and self.device == "cuda":
-            raise NotImplementedError(f"device='cuda' does not have {reason}; or use device='cpu'")
-        return not reason
-
-    def _device_engine(self, params: FlatBuffer, optimizer: Optimizer, samples: Samples, n_rows: int) -> "DeviceEngine":
-        from fastadam.cuda.network import DeviceEngine
-
-        return DeviceEngine(
-            params, self._activations(params), samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
-            self._checked_batch_size(n_rows),
-            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
-            loss_setting=self._loss_setting(params.dtype),
-        )  # fmt: skip
+        return is_available()
 
     def _watch(self, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:
         """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""

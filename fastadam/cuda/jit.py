@@ -76,10 +76,10 @@ def written(source: str, **names: Any) -> Any:
 def scalar_rule(function: Any) -> Any:
     """A rule, compiled, with what it calls as compiled on the CPU.
 
-    CUDA's own maximum drops NaN, where Python's keeps its first argument; and under the simulator the root of a float32
+    CUDA's own extrema drop NaN, where Python's keep their first argument; and under the simulator the root of a float32
     would be a float64, and that of a negative number an error.
     """
-    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else {"max": _maximum}
+    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else _EXTREMA
     own = function.__globals__ | replaced
     return device(FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__))
 
@@ -90,6 +90,14 @@ _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp,
 @device
 def _maximum(a, b):
     return b if b > a else a
+
+
+@device
+def _minimum(a, b):
+    return b if b < a else a
+
+
+_EXTREMA = {"max": _maximum, "min": _minimum}
 
 
 class Memory(NamedTuple):

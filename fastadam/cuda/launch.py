@@ -244,6 +244,16 @@ class StepMemory:
         return self._settings.address
 
     @property
+    def segments(self) -> tuple[int, int]:
+        """Where the table of segments lies, and how many there are."""
+        return self._segments.address, len(self._table) - 1
+
+    @property
+    def counters_at(self) -> int:
+        """Where the counters lie."""
+        return self._counters.address
+
+    @property
     def counters(self) -> Array:
         """Steps, skipped steps, and whether the last gradient was not finite; waits for the device."""
         return self._counters.read()

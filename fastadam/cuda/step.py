@@ -263,12 +263,13 @@ _word = memory("int64").load
 
 
 @device
-def _entry(segments, k, column):
+def entry(segments, k, column):
+    """An entry of the table of segments."""
     return _word(segments + WORD * (k * COLUMNS + column))
 
 
 @device
-def _segment_of(segments, count, chunk):
+def segment_of(segments, count, chunk):
     """The last segment whose first chunk is not behind this one: one without elements has none of its own."""
     low, high = np.int64(0), np.int64(count)
     while high - low > 1:
@@ -296,13 +297,13 @@ def step_kernel(form: Pass) -> Any:
     @kernel
     def step(segments, count, gradients, rows, state, width, numbers_at):
         thread, chunk = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
-        chunks = _entry(segments, count, FIRST)
+        chunks = entry(segments, count, FIRST)
         while chunk < chunks:
-            k = _segment_of(segments, count, chunk)
-            start = (chunk - _entry(segments, k, FIRST)) * chunk_elements
-            size, p, copy = _entry(segments, k, SIZE), _entry(segments, k, P_AT), _entry(segments, k, COPY_AT)
-            first = state + _entry(segments, k, STATE_AT) * itemsize
-            numbers = load_numbers(numbers_at + _entry(segments, k, GROUP) * row_size * itemsize)
+            k = segment_of(segments, count, chunk)
+            start = (chunk - entry(segments, k, FIRST)) * chunk_elements
+            size, p, copy = entry(segments, k, SIZE), entry(segments, k, P_AT), entry(segments, k, COPY_AT)
+            first = state + entry(segments, k, STATE_AT) * itemsize
+            numbers = load_numbers(numbers_at + entry(segments, k, GROUP) * row_size * itemsize)
             stop = min(start + chunk_elements, size)
             if numbers[ACTIVE] != zero:
                 if stop - start == chunk_elements and (p | bits(gradients, rows, count, k)) % VECTOR_BYTES == 0:
@@ -351,12 +352,12 @@ def norm_kernel(dtype: str, sums: bool) -> Any:
     def measure(segments, count, gradients, rows, sums_at):
         shared = cuda.shared.array(SHARED, np.float64)
         thread, task = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
-        chunks = _entry(segments, count, FIRST)
+        chunks = entry(segments, count, FIRST)
         while task * NORM_CHUNKS < chunks:
             total, large = 0.0, 0.0
             for chunk in range(task * NORM_CHUNKS, min((task + 1) * NORM_CHUNKS, chunks)):
-                k = _segment_of(segments, count, chunk)
-                start, size = (chunk - _entry(segments, k, FIRST)) * chunk_elements, _entry(segments, k, SIZE)
+                k = segment_of(segments, count, chunk)
+                start, size = (chunk - entry(segments, k, FIRST)) * chunk_elements, entry(segments, k, SIZE)
                 aligned = bits(gradients, rows, count, k) % VECTOR_BYTES == 0
                 for part in range(UNROLL):
                     i = start + (part * THREADS + thread) * vector
