@@ -24,7 +24,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastadam._arrays import is_device_array
 from fastadam._callbacks import EpochCallbacks
+from fastadam._device import is_resident, on_host, resident, samples_of
+from fastadam._device import predict as predict_on_device
 from fastadam._lbfgs import minimize
 from fastadam._model import TrainedNetwork, Validation
 from fastadam._optimizer import Optimizer
@@ -156,7 +159,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._check_combinations(hidden, validation)
         continuing = hasattr(self, "coefs_") and (self.warm_start or incremental)
         given = X, y
-        X, y = self._validate_input(X, y, incremental=incremental, reset=not continuing)
+        X, y, sample_weight = self._checked(X, y, sample_weight, incremental=incremental, reset=not continuing)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
@@ -182,7 +185,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         epochs = 1 if incremental else self.max_iter
         callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
-        samples = as_samples(X, params.dtype, data.loss_targets, data.loss_weight)
+        samples = samples_of(X, params.dtype, data.loss_targets, data.loss_weight)
         with self._engine(optimizer, samples, progress) as engine:
             model = TrainedNetwork(params, optimizer, engine)
             if given_val is not None:
@@ -194,10 +197,25 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._report(outcome, incremental)
         return self
 
+    def _checked(self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array, Any]:
+        """X and numeric targets, checked, and the weights; an X that lies on a device stays there."""
+        if self.device != "cpu":
+            y, sample_weight = on_host("y", y), on_host("sample_weight", sample_weight)
+        if not is_device_array(X):
+            return *self._validate_input(X, y, incremental=incremental, reset=reset), sample_weight
+        if self.device == "cpu" or self.solver == "lbfgs":
+            raise TypeError(
+                f"X lies on a CUDA device, which needs device='cuda' or 'auto' and a stochastic solver, got "
+                f"device={self.device!r} and solver={self.solver!r}; or bring X to the host"
+            )
+        data = resident(X)
+        _, y = self._validate_input(data.outline, y, incremental=incremental, reset=reset)
+        return data, y, sample_weight
+
     def _held_out(self, data: Data, samples: Samples, rows: Array) -> Validation:
         """The validation data that are a part of the user's own."""
         weight = None if data.sample_weight is None else data.sample_weight[rows]
-        if self.scoring is None:  # the targets alone are needed, and the rest is among the samples
+        if self.scoring is None and not is_resident(data.X):  # the targets alone are needed, the rest is there
             return Validation(samples, rows, None, data.y[rows], weight)
         return _validation_of(data.X[rows], data.y[rows], weight, samples.y.dtype)
 
@@ -262,10 +280,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> tuple[Any, Array, Array | None] | None:
         """The user's own validation data, checked."""
-        X, y, weight = given
-        if X is None:
+        if given[0] is None:
             return None
         try:
+            X, y, weight = map(on_host, ("X_val", "y_val", "sample_weight_val"), given)
             X, y = self._validate_validation(X, y)
             y = y.reshape(-1, 1) if y.ndim == 1 else y
             if y.shape[1] != n_outputs:
@@ -618,10 +636,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     # --- predicting, pickling -------------------------------------------------------------------------------------
 
     def _forward(self, X: Any) -> Array:
-        """Outputs of the network, shape (n_samples, n_outputs), in the type of the parameters."""
+        """Outputs of the network, shape (n_samples, n_outputs), in the type of the parameters; they are where X is."""
         as_given = self._needs_no_conversion(X)
         if not as_given:
             check_is_fitted(self)
+            if is_device_array(X):
+                params = self._current_params()
+                return predict_on_device(self, X, params, self._activations(params))
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         params = self._current_params()
         layout = self._layout if params is self.__dict__.get("_params") else layout_of(params)

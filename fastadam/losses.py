@@ -156,13 +156,15 @@ def loss_address(name: str, dtype: np.dtype[Any]) -> Any:
     return address_of(loss_kernel(name), matrix, matrix, flat, rows, number, number)
 
 
-def predictions(link: str, Z: Array) -> Array:
-    """Make predictions of a network's outputs, in place."""
+def predictions(
+    link: str, Z: Array, exp: Callable[..., Array] = np.exp, logistic: Callable[..., Array] = expit
+) -> Array:
+    """Make predictions of a network's outputs, in place; an array of another library comes with its functions."""
     if link == "exp":
-        np.exp(Z, out=Z)
+        exp(Z, out=Z)
     elif link == "logistic":
-        expit(Z, out=Z)
+        logistic(Z, out=Z)
     elif link == "softmax":
-        np.exp(Z - Z.max(axis=1)[:, np.newaxis], out=Z)
+        exp(Z - Z.max(axis=1)[:, np.newaxis], out=Z)
         Z /= Z.sum(axis=1)[:, np.newaxis]
     return Z

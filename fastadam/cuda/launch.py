@@ -69,6 +69,11 @@ def most_blocks() -> int:
     return 3 if SIMULATED else BLOCKS_PER_SM * _multiprocessors(cuda.get_current_device().id)
 
 
+def blocks_for(elements: int) -> int:
+    """Blocks for so many elements, a thread each, but no more than are held at once."""
+    return max(1, min(most_blocks(), -(-elements // THREADS)))
+
+
 @functools.cache
 def _multiprocessors(device: int) -> int:
     return int(cuda.gpus[device].MULTIPROCESSOR_COUNT)
@@ -192,16 +197,14 @@ class StepMemory:
     def fill(self, start: int, size: int, value: float) -> None:
         """Write a value to elements of the state, counted over its rows."""
         if size:
-            blocks = min(most_blocks(), -(-size // THREADS))
             address = address_of(self.state) + start * self.dtype.itemsize
-            fill_kernel(self.dtype.name)[blocks, THREADS](address, size, value)
+            fill_kernel(self.dtype.name)[blocks_for(size), THREADS](address, size, value)
 
     def copy(self, source: int, start: int, size: int) -> None:
         """Copy what lies at an address to elements of the state."""
         if size:
-            blocks = min(most_blocks(), -(-size // THREADS))
             address = address_of(self.state) + start * self.dtype.itemsize
-            copy_kernel(self.dtype.name)[blocks, THREADS](source, address, size)
+            copy_kernel(self.dtype.name)[blocks_for(size), THREADS](source, address, size)
 
     def read_state(self) -> Array:
         """The rows of the state, on the host; waits for the device."""
@@ -222,9 +225,8 @@ class StepMemory:
         for k, address in enumerate(addresses):
             size = int(self._table[k, SIZE])
             if size:
-                blocks = min(most_blocks(), -(-size // THREADS))
                 rounded = copy_kernel(self.dtype.name, self.variant.copy)
-                rounded[blocks, THREADS](int(self._table[k, P_AT]), address, size)
+                rounded[blocks_for(size), THREADS](int(self._table[k, P_AT]), address, size)
         self._table[:-1, COPY_AT] = addresses
         self._segments.write(self._table, 0)
 

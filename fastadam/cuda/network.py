@@ -21,7 +21,7 @@ from fastadam.cpu import ACTIVE, DECAY, HYPER
 from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.dropout import mask_table
 from fastadam.cuda.jit import THREADS
-from fastadam.cuda.launch import Segments, StepMemory, most_blocks
+from fastadam.cuda.launch import Segments, StepMemory, blocks_for, most_blocks
 from fastadam.cuda.layers import (
     BATCH,
     COUNTED,
@@ -290,7 +290,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         for source, target in ((self._X, self._outputs[0]), (self._Y, self._targets), (self._weight, self._weights)):
             if source.size:
                 columns = target.shape[1] if target.ndim == 2 else 1
-                blocks = self._blocks(rows * columns)
+                blocks = blocks_for(rows * columns)
                 batch = (columns, at(self._order), at(self._batch), rows)
                 self._launch(gather_kernel(name), blocks, at(source), *batch, at(target))
 
@@ -315,7 +315,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
             xp.dot(self._outputs[k][:rows], self._matrix(self._p, f"W{k}"), out=Z)
             kept = 0 if self._kept[k] is None else at(self._kept[k])
             bias, columns = self._address_in(self._p, f"b{k}"), self._units[k + 1]
-            blocks = self._blocks(rows * columns)
+            blocks = blocks_for(rows * columns)
             compiled = activate_kernel(function, dtype, self._drops(k))
             self._launch(compiled, blocks, at(Z), bias, rows, columns, kept, *self._mask_of(k))
 
@@ -363,10 +363,6 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
     def _loss_blocks(self, rows: int) -> int:
         """Blocks that find the deltas, each of which writes a sum."""
         return max(1, min(most_blocks(), loss_tasks(self._loss, rows, self._units[-1])))
-
-    def _blocks(self, elements: int) -> int:
-        """Blocks for so many elements, few enough to be held at once."""
-        return max(1, min(most_blocks(), -(-elements // THREADS)))
 
     def _launch(self, compiled: Any, blocks: int, *arguments: int) -> None:
         compiled[blocks, THREADS, self._runtime.stream](*arguments)
