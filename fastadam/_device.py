@@ -31,8 +31,31 @@ def on_host(name: str, array: Any) -> Any:
     return brought_to_host(name, array)
 
 
-def resident(X: Any) -> "Resident":
-    """Data on a device, as it stays there."""
+def checked(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, incremental: bool, reset: bool
+) -> tuple[Any, Array, Any]:
+    """X and numeric targets as the estimator checks them, and the weights; an X that lies on a device stays there.
+
+    Raises
+    ------
+    TypeError
+        If X lies on a device and is to be trained on elsewhere.
+    """
+    if estimator.device != "cpu":
+        y, sample_weight = on_host("y", y), on_host("sample_weight", sample_weight)
+    if not is_device_array(X):
+        return *estimator._validate_input(X, y, incremental=incremental, reset=reset), sample_weight
+    if estimator.device == "cpu" or estimator.solver == "lbfgs":
+        raise TypeError(
+            f"X lies on a CUDA device, which needs device='cuda' or 'auto' and a stochastic solver, got "
+            f"device={estimator.device!r} and solver={estimator.solver!r}; or bring X to the host"
+        )
+    data = _resident(X)
+    _, y = estimator._validate_input(data.outline, y, incremental=incremental, reset=reset)
+    return data, y, sample_weight
+
+
+def _resident(X: Any) -> "Resident":
     from fastadam.cuda.data import Resident
 
     return Resident(X)
@@ -54,7 +77,7 @@ def predict(estimator: Any, X: Any, params: FlatBuffer, activations: tuple[str, 
     """What a fitted estimator predicts of an array on a device: an array of CuPy's, which does as NumPy's do."""
     from fastadam.cuda import predict as on_device
 
-    data = resident(X)
+    data = _resident(X)
     with config_context(assume_finite=data.is_finite):  # which is known, and the outline has as many elements
         validate_data(estimator, data.outline, reset=False)
     predicted: Array = on_device.predict(params, activations, estimator.out_activation_, data)
