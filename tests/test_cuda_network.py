@@ -144,16 +144,16 @@ def test_a_step_that_cannot_be_captured_is_launched_part_by_part(monkeypatch):
     np.testing.assert_allclose(p, trained(False, data())[0], rtol=1e-9)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 4, 7, 11])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("classes", "smoothing"), [(1, 0.0), (3, 0.1), (4, 0.0), (11, 0.1)])
 def test_any_number_of_classes(classes, smoothing):
     """More of them than a block has threads, four under the simulator, and fewer."""
     samples = data(outputs=classes, loss="multinomial", smoothing=smoothing, weighted=True)
     assert_same_training(samples, loss="multinomial")
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "logistic"])  # gelu's derivative is computed from what went in
-@pytest.mark.parametrize("rate", [0.3, 0.9])
+@pytest.mark.parametrize(
+    ("activation", "rate"), [("logistic", 0.3), ("gelu", 0.8)]
+)  # derivatives by what came out, went in
 def test_dropout_has_the_mask_of_the_host(activation, rate):
     """Over two epochs, for the mask is of the step; with batches of zero weight, which are no steps."""
     options = {"dropout": rate, "seed": 2**31 - 2, "epochs": 2}
@@ -168,8 +168,7 @@ def test_nothing_is_dropped_without_hidden_layers():
     assert_same_training(data(), activations=(), dropout=0.5, seed=3)
 
 
-@pytest.mark.parametrize("solver", ["sgd", "adamw", "nadam"])
-@pytest.mark.parametrize("clip_norm", [1e-3, 0.3, 1e9])
+@pytest.mark.parametrize(("solver", "clip_norm"), [("sgd", 0.3), ("sgd", 1e9), ("adamw", 1e-3), ("nadam", 1e-3)])
 def test_clipping(solver, clip_norm):
     """The penalty's part is in the gradient that is clipped; the decay of AdamW is none."""
     alpha = 0.0 if solver == "adamw" else 2.0
