@@ -190,19 +190,24 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         """Run the epochs, with the fitted attributes up to date after each; then show the best."""
         rate = rate_of(self)
 
+        def set_rate() -> None:
+            lr = rate.at(progress)
+            if lr != optimizer.lr:  # to set it takes longer than a small epoch
+                optimizer.lr = lr
+
         def report() -> None:
             self.n_iter_ += 1
             self._publish(model.params, progress)
             print_epoch(self, progress)
-            optimizer.lr = rate.at(progress)
+            set_rate()
 
         def stalled() -> bool:
             lowered = rate.lower(progress)
-            optimizer.lr = rate.at(progress)
+            set_rate()
             print_stalled(self, rate, lowered, optimizer.lr)
             return not lowered
 
-        optimizer.lr = rate.at(progress)
+        set_rate()
         self._publish(model.params, progress)
         max_time = math.inf if self.max_time is None else float(self.max_time)
         plan = Plan(epochs, self.shuffle, self.tol, self.n_iter_no_change, max_time)
