@@ -3,6 +3,8 @@
 All of it is CuPy's; the tests put NumPy in its place.
 """
 
+import functools
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
@@ -36,7 +38,7 @@ class Runtime(NamedTuple):
 
 
 def cupy_runtime() -> Runtime:
-    """CuPy on a stream of its own.
+    """CuPy on a stream of its own: one for each thread and device, as what is allocated for a stream is kept for it.
 
     Raises
     ------
@@ -48,6 +50,13 @@ def cupy_runtime() -> Runtime:
         import cupy
     except Exception as error:
         raise ImportError(f"device='cuda' needs CuPy, which cannot be loaded ({error}); {INSTALL}") from error
+    return _runtime_of(threading.get_ident(), int(cupy.cuda.Device().id))
+
+
+@functools.cache
+def _runtime_of(thread: int, device: int) -> Runtime:
+    import cupy
+
     stream = cupy.cuda.Stream(non_blocking=True)
 
     def capture(launch: Callable[[], None]) -> Callable[[], None]:
