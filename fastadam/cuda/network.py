@@ -21,7 +21,7 @@ from fastadam.cpu import ACTIVE, DECAY, HYPER
 from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.dropout import mask_table
 from fastadam.cuda.jit import THREADS
-from fastadam.cuda.launch import Segments, StepMemory, blocks_for, most_blocks
+from fastadam.cuda.launch import Segments, StepMemory, blocks_for, most_blocks, synchronize
 from fastadam.cuda.layers import (
     BATCH,
     COUNTED,
@@ -127,6 +127,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
             ) from error
 
     def _allocate(self, samples: Samples, n_rows: int, alpha: float, loss_setting: float) -> None:
+        synchronize()  # memory that is taken again, of predictions, may still be read on other streams
         xp, dtype, rows = self._runtime.xp, self._params.dtype, self._batch_size
         self._csr = self._sparse_rows(samples) if samples.X.shape[0] == 0 else ()
         self._X, self._Y, self._weight = (xp.asarray(a) for a in (samples.X, samples.y, samples.weight))
