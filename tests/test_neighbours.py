@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numba
 import numpy as np
 import pytest
 from naive import assert_same_bits
+from sklearn.ensemble import BaggingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from threadpoolctl import threadpool_info
@@ -39,6 +41,31 @@ def test_a_grid_search_on_two_jobs_scores_as_on_one(backend):
     expected = grid_search(1)
     with joblib.parallel_config(backend):
         assert_same_bits(grid_search(2), expected)
+
+
+def test_bagging_in_threads_trains_the_models_that_it_trains_one_by_one():
+    one, two = (BaggingRegressor(regressor(), n_estimators=4, n_jobs=jobs, random_state=0) for jobs in (1, 2))
+    one.fit(X, y)
+    with joblib.parallel_config("threading"):
+        two.fit(X, y)
+    for alone, at_once in zip(one.estimators_, two.estimators_, strict=True):
+        assert_same_bits(at_once._params.flat, alone._params.flat)
+
+
+def fit_one_of_many(k):
+    """A model of its own kind for each k; every other one is worth a second thread."""
+    model = MLPRegressor(hidden_layer_sizes=(130, 130) if k % 2 else (8,), batch_size=250, max_iter=30, random_state=k)
+    model.set_params(alpha=10.0**-k, dropout=0.1 * (k % 3), early_stopping=k % 4 == 0, n_threads=2 if k == 5 else None)
+    return model.fit(X, y)
+
+
+def test_models_fitted_at_once_are_those_fitted_alone():
+    alone = [fit_one_of_many(k) for k in range(8)]
+    with ThreadPoolExecutor(3) as pool:
+        at_once = list(pool.map(fit_one_of_many, range(8)))
+    for one, other in zip(alone, at_once, strict=True):
+        assert other.loss_curve_ == one.loss_curve_
+        assert_same_bits(other._params.flat, one._params.flat)
 
 
 BESIDE_NUMBA = """
