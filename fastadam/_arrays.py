@@ -249,7 +249,7 @@ def is_device_array(array: Any) -> bool:
     """Whether an array offers memory of a CUDA device, by `__cuda_array_interface__` or DLPack."""
     if isinstance(array, np.ndarray | FlatBuffer):
         return False
-    if getattr(array, "requires_grad", False):  # PyTorch offers no interface for these
+    if getattr(array, "requires_grad", False) is True:  # PyTorch offers no interface for these
         array = array.detach()
     if hasattr(array, "__cuda_array_interface__"):
         return True

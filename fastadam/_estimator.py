@@ -21,7 +21,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastadam import _constraints as constraints
+from fastadam._arrays import is_device_array
 from fastadam._callbacks import EpochCallbacks
+from fastadam._device import checked, is_resident, on_host, samples_of
+from fastadam._device import predict as predict_on_device
 from fastadam._lbfgs import minimize
 from fastadam._messages import print_epoch, print_stalled, warn_of
 from fastadam._model import Data, TrainedNetwork, engine_of, held_out_of, validation_of, watch
@@ -109,7 +112,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             del self._resumes
         continuing = hasattr(self, "coefs_") and (self.warm_start or incremental or self._is_resuming())
         given = X, y
-        X, y = self._validate_input(X, y, incremental=incremental, reset=not continuing)
+        X, y, sample_weight = checked(self, X, y, sample_weight, incremental=incremental, reset=not continuing)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
@@ -146,13 +149,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         epochs = 1 if incremental else max(0, self.max_iter - self.n_iter_)
         callbacks = EpochCallbacks(self, given, data.sample_weight, epochs, self._copy_of_fit)
         params: FlatBuffer = optimizer.params  # type: ignore[assignment]
-        samples = as_samples(data.X, params.dtype, data.loss_targets, data.loss_weight)
+        samples = samples_of(data.X, params.dtype, data.loss_targets, data.loss_weight)
         with engine_of(self, optimizer, samples, progress) as engine:
             model = TrainedNetwork(params, optimizer, engine)
             if given_val is not None:
                 watch(self, model, validation_of(*given_val, params.dtype), progress, was_given=True)
             elif held_out is not None:
-                rows = held_out_of(data, samples, held_out, alone=self.scoring is not None)
+                alone = self.scoring is not None or is_resident(data.X)
+                rows = held_out_of(data, samples, held_out, alone=alone)
                 watch(self, model, rows, progress, was_given=False)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
         self.__dict__.update(self._kept_after_fit())
@@ -161,10 +165,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> tuple[Any, Array, Array | None] | None:
         """The user's own validation data, checked."""
-        X, y, weight = given
-        if X is None:
+        if given[0] is None:
             return None
         try:
+            X, y, weight = map(on_host, ("X_val", "y_val", "sample_weight_val"), given)
             X, y = self._validate_validation(X, y)
             y = y.reshape(-1, 1) if y.ndim == 1 else y
             if y.shape[1] != n_outputs:
@@ -455,10 +459,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     # --- predicting, pickling -------------------------------------------------------------------------------------
 
     def _forward(self, X: Any) -> Array:
-        """Outputs of the network, shape (n_samples, n_outputs), in the type of the parameters."""
+        """Outputs of the network, shape (n_samples, n_outputs), in the type of the parameters; they are where X is."""
         as_given = self._needs_no_conversion(X)
         if not as_given:
             check_is_fitted(self)
+            if is_device_array(X):
+                params = self._current_params()
+                return predict_on_device(self, X, params, self._activations(params))
             X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         params = self._current_params()
         layout = self._layout if params is self.__dict__.get("_params") else layout_of(params)

@@ -123,36 +123,26 @@ def engine_of(estimator: Any, optimizer: Optimizer, samples: Samples, progress: 
     n_rows, dropout = progress.order.size, float(estimator.dropout)
     update, rows = update_of(optimizer, estimator.solver), batch_rows(estimator.batch_size, n_rows)
     activations, loss = estimator._activations(params), estimator._loss_name()
-    alpha = 0.0 if decays_by_itself(estimator.solver) else estimator.alpha
-    setting = estimator._loss_setting(params.dtype)
-    if _trains_on_device(estimator, samples):
+    options: dict[str, Any] = {
+        "alpha": 0.0 if decays_by_itself(estimator.solver) else estimator.alpha,
+        "loss_setting": estimator._loss_setting(params.dtype),
+        "clip_norm": estimator.clip_norm, "dropout": dropout, "seed": progress.seed,
+    }  # fmt: skip
+    if _trains_on_device(estimator):
         from fastadam.cuda.network import DeviceEngine
 
-        return DeviceEngine(
-            params, activations, samples, loss, update, n_rows, rows, alpha=alpha, loss_setting=setting
-        )  # fmt: skip
+        return DeviceEngine(params, activations, samples, loss, update, n_rows, rows, **options)
     layout = layout_of(params, activations, training=True, dropout=dropout > 0)
-    return Engine(
-        params, layout, samples, loss, update, n_rows, rows, estimator.n_threads, alpha=alpha, loss_setting=setting,
-        clip_norm=estimator.clip_norm, dropout=dropout, seed=progress.seed,
-    )  # fmt: skip
+    return Engine(params, layout, samples, loss, update, n_rows, rows, estimator.n_threads, **options)
 
 
-def _trains_on_device(estimator: Any, samples: Samples) -> bool:
-    """Whether to train on a CUDA device; raises where that is asked for and not to be had."""
-    if estimator.device == "cpu":
-        return False
-    if estimator.device == "auto":
-        from fastadam.cuda import is_available
+def _trains_on_device(estimator: Any) -> bool:
+    """Whether to train on a CUDA device."""
+    if estimator.device != "auto":
+        return bool(estimator.device == "cuda")
+    from fastadam.cuda import is_available
 
-        if not is_available():
-            return False
-    from fastadam.cuda.network import refusal
-
-    reason = refusal(samples, estimator._loss_name(), estimator.clip_norm, float(estimator.dropout))
-    if reason and estimator.device == "cuda":
-        raise NotImplementedError(f"device='cuda' does not have {reason}; or use device='cpu'")
-    return not reason
+    return is_available()
 
 
 def watch(estimator: Any, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:

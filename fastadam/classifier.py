@@ -18,6 +18,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
+from fastadam._arrays import is_device_array
+from fastadam._device import like_given, on_host
 from fastadam._estimator import BaseMLP
 
 Array = NDArray[Any]
@@ -107,8 +109,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
         the cores that the process may use; fits at once share them. The model is the same, to the bit, on any number.
     device : {"cpu", "cuda", "auto"}, default="cpu"
-        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one
-        that has what is asked for. Either way X, y and the fitted attributes are arrays on the host.
+        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one.
+        With these two, `fit` also takes arrays that lie on the device, as CuPy's and PyTorch's, and trains on a float
+        X in place. The fitted attributes are arrays on the host. Predictions are made where X lies, and are of its
+        library.
 
     Attributes
     ----------
@@ -274,6 +278,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             The trained model. When an error is raised, the estimator is as it was before.
         """
         with self._unchanged_on_error():
+            y = y if self.device == "cpu" else on_host("y", y)
             if _check_partial_fit_first_call(self, classes):
                 multilabel = type_of_target(y).startswith("multilabel")
                 self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
@@ -292,7 +297,31 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
             The most probable class of each sample, or which labels it probably has.
         """
-        return self._labels_of(self._forward(X))
+        return like_given(X, self._labels_of(on_host("the outputs", self._forward(X))))
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The accuracy of the predictions for X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input data.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            The true ones.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Sample weights.
+
+        Returns
+        -------
+        score : float
+            As of scikit-learn's own; each of the arrays may also lie on a CUDA device.
+        """
+        y, sample_weight = on_host("y", y), on_host("sample_weight", sample_weight)
+        if not is_device_array(X):
+            return float(super().score(X, y, sample_weight))
+        from sklearn.metrics import accuracy_score
+
+        return float(accuracy_score(y, on_host("the predictions", self.predict(X)), sample_weight=sample_weight))
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Predict probabilities.
@@ -308,8 +337,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             The probability of each class, in the order of `classes_` and in the dtype of the model; of each label, if
             a sample may have several.
         """
-        y = self._forward(X)
-        return np.hstack([1 - y, y]) if y.shape[1] == 1 else y
+        return like_given(X, self._probabilities(X))
 
     def predict_log_proba(self, X: ArrayLike) -> Array:
         """Predict logarithms of probabilities.
@@ -324,8 +352,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         log_y_prob : ndarray of shape (n_samples, n_classes)
             The logarithm of `predict_proba`.
         """
-        y_prob = self.predict_proba(X)
-        return np.log(y_prob, out=y_prob)
+        y_prob = self._probabilities(X)
+        return like_given(X, np.log(y_prob, out=y_prob))
+
+    def _probabilities(self, X: Any) -> Array:
+        y = self._forward(X)
+        return np.hstack([1 - y, y]) if y.shape[1] == 1 else y
 
     def _labels_of(self, outputs: Array) -> Array:
         labels: Array = self._label_binarizer.inverse_transform(outputs.ravel() if outputs.shape[1] == 1 else outputs)

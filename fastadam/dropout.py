@@ -1,10 +1,12 @@
 """Dropout: which units are off is a function of a seed, the step, the sample, the layer and the unit.
 
-So it is the same on any number of threads, and need not be remembered from the forward pass to the backward one.
+So it is the same on any number of threads and on a GPU, and need not be remembered from the forward pass to the
+backward one.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -16,7 +18,6 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-@device
 def mixed(x):
     """A bijection of 64 bits, each of which depends on all: the end of SplitMix64 (Steele, Lea & Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * _FIRST
@@ -24,17 +25,55 @@ def mixed(x):
     return x ^ (x >> np.uint64(31))
 
 
+class Mask(NamedTuple):
+    """What says which units are off, in three functions: the outer ones are of what changes less often."""
+
+    of_step: Callable[..., Any]
+    """`of_step(seed, step)` gives 64 bits."""
+    of_row: Callable[..., Any]
+    """`of_row(bits of the step, sample, layer)` gives 64 bits."""
+    is_off: Callable[..., Any]
+    """`is_off(bits of the row, unit, limit)`; see `limit_of`."""
+
+
+def mask_by(compiled: Callable[..., Any]) -> Mask:
+    """The mask as compiled for the CPU or for CUDA."""
+    mix = compiled(mixed)
+
+    @compiled
+    def of_step(seed, step):
+        return mix(mix(np.uint64(seed)) + np.uint64(step))
+
+    @compiled
+    def of_row(bits, sample, layer):
+        return mix(mix(bits + np.uint64(sample)) + np.uint64(layer))
+
+    @compiled
+    def is_off(bits, unit, limit):
+        return mix(bits + np.uint64(unit) * _GOLDEN) >> np.uint64(32) < limit
+
+    return Mask(of_step, of_row, is_off)
+
+
+def limit_of(rate):
+    """Of 2³² values of 32 bits, how many mean that a unit is off."""
+    return np.uint64(rate * 2.0**32)
+
+
+_of_step, _of_row, _is_off = mask_by(device)
+_limit_of = device(limit_of)
+
+
 @kernel
 def drop(Z, rows, units, layer, seed, step, rate):
     """Set each unit of a layer to 0 with probability `rate`, and divide the others by 1 - `rate`."""
     t = Z.dtype.type
-    factor, limit = t(1.0 / (1.0 - rate)), np.uint64(rate * 2.0**32)
-    of_step = mixed(mixed(np.uint64(seed)) + np.uint64(step))
+    factor, limit, of_step = t(1.0 / (1.0 - rate)), _limit_of(rate), _of_step(seed, step)
     for i in range(rows.size):
-        state = mixed(mixed(of_step + np.uint64(rows[i])) + np.uint64(layer))
+        of_row = _of_row(of_step, rows[i], layer)
         for j in range(units):
             z = Z[i, j] * factor
-            Z[i, j] = t(0) if mixed(state + np.uint64(j) * _GOLDEN) >> np.uint64(32) < limit else z
+            Z[i, j] = t(0) if _is_off(of_row, j, limit) else z
 
 
 @functools.cache

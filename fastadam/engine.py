@@ -204,12 +204,17 @@ def carry_kernel(rule: Rule) -> Callable[..., None]:
     return carry
 
 
+def clipping(variant: Variant) -> Variant:
+    """The update of a gradient that is scaled to a bound first, and has the penalty's part in it already."""
+    return variant._replace(decay="none" if variant.decay == "coupled" else variant.decay, scale=True)
+
+
 @functools.cache
 def update_addresses(variant: Variant, dtype: np.dtype[Any], clips: bool) -> tuple[Any, Any, Any]:
     """Where an update stands; what sums the gradient first, if it is clipped; what carries a hyper-parameter on."""
     coupled = variant.decay == "coupled"
     if clips:
-        variant = variant._replace(decay="none" if coupled else variant.decay, scale=True)
+        variant = clipping(variant)
     element, integer, number = numba.from_dtype(dtype), types.int64, types.float64
     places, numbers = types.Array(integer, 1, "C"), types.Array(number, 1, "C")
     flat, lanes = types.Array(element, 1, "C"), types.Array(element, 3, "C")

@@ -25,7 +25,8 @@ class Loss(NamedTuple):
     link: str
     """What makes predictions of outputs: scikit-learn's `out_activation_`."""
     term: Callable[..., Any] | None
-    """`term(z, y, s, t)` gives the loss of an output and its derivative; `s` is the loss's own number, `t` the type."""
+    """`term(z, y, s, t)` gives the loss of an output and its derivative; `s` is the loss's own number, `t` the type.
+    None of the one loss that is of a whole row: see `class_log_loss`."""
     averaged: bool = True
     """Whether the loss of a sample is the mean over its outputs, or their sum."""
 
@@ -73,6 +74,14 @@ def log_loss(z, y, s, t):
     return -(y * math.log(clipped) + (t(1) - y) * math.log(t(1) - clipped)), p - y
 
 
+def class_log_loss(p, y, s, t):
+    """The part of one class in the log-loss of a row, and its derivative by the output, from the class's probability.
+
+    In the loss alone, the probability is kept from 0 and 1 by `s`, the type's epsilon.
+    """
+    return t(0) if y == t(0) else -(y * math.log(min(max(p, s), t(1) - s))), p - y
+
+
 LOSSES = {
     "squared_error": Loss("identity", squared_error),
     "absolute_error": Loss("identity", absolute_error),
@@ -113,6 +122,8 @@ def _elementwise_kernel(name: str) -> Callable[..., float]:
 
 
 def _softmax_kernel() -> Callable[..., float]:
+    term = device(class_log_loss)
+
     @kernel(variant="multinomial")
     def loss(Z, Y, weights, rows, scale, setting):
         t, total, classes = Z.dtype.type, 0.0, Y.shape[1]
@@ -127,10 +138,9 @@ def _softmax_kernel() -> Callable[..., float]:
                 Z[i, j] = math.exp(Z[i, j] - largest)
                 summed += Z[i, j]
             for j in range(classes):
-                p, y = Z[i, j] / summed, Y[rows[i], j]
-                if y != t(0):
-                    value -= y * math.log(min(max(p, s), t(1) - s))
-                Z[i, j] = (p - y) * factor
+                part, slope = term(Z[i, j] / summed, Y[rows[i], j], s, t)
+                value += part
+                Z[i, j] = slope * factor
             total += weight * value
         return total
 
@@ -146,13 +156,15 @@ def loss_address(name: str, dtype: np.dtype[Any]) -> Any:
     return address_of(loss_kernel(name), matrix, matrix, flat, rows, number, number)
 
 
-def predictions(link: str, Z: Array) -> Array:
-    """Make predictions of a network's outputs, in place."""
+def predictions(
+    link: str, Z: Array, exp: Callable[..., Array] = np.exp, logistic: Callable[..., Array] = expit
+) -> Array:
+    """Make predictions of a network's outputs, in place; an array of another library comes with its functions."""
     if link == "exp":
-        np.exp(Z, out=Z)
+        exp(Z, out=Z)
     elif link == "logistic":
-        expit(Z, out=Z)
+        logistic(Z, out=Z)
     elif link == "softmax":
-        np.exp(Z - Z.max(axis=1)[:, np.newaxis], out=Z)
+        exp(Z - Z.max(axis=1)[:, np.newaxis], out=Z)
         Z /= Z.sum(axis=1)[:, np.newaxis]
     return Z

@@ -15,6 +15,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
+from fastadam._arrays import is_device_array
+from fastadam._device import like_given, on_host
 from fastadam._estimator import BaseMLP
 
 Array = NDArray[Any]
@@ -108,8 +110,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
         the cores that the process may use; fits at once share them. The model is the same, to the bit, on any number.
     device : {"cpu", "cuda", "auto"}, default="cpu"
-        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one
-        that has what is asked for. Either way X, y and the fitted attributes are arrays on the host.
+        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one.
+        With these two, `fit` also takes arrays that lie on the device, as CuPy's and PyTorch's, and trains on a float
+        X in place. The fitted attributes are arrays on the host. Predictions are made where X lies, and are of its
+        library.
 
     Attributes
     ----------
@@ -260,7 +264,31 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             The predicted values, in the dtype of the model.
         """
         y = self._forward(X)
-        return y.ravel() if y.shape[1] == 1 else y
+        return like_given(X, y.ravel() if y.shape[1] == 1 else y)
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The coefficient of determination, R2, of the predictions for X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The input data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            The true ones.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Sample weights.
+
+        Returns
+        -------
+        score : float
+            As of scikit-learn's own; each of the arrays may also lie on a CUDA device.
+        """
+        y, sample_weight = on_host("y", y), on_host("sample_weight", sample_weight)
+        if not is_device_array(X):
+            return float(super().score(X, y, sample_weight))
+        from sklearn.metrics import r2_score
+
+        return float(r2_score(y, on_host("the predictions", self.predict(X)), sample_weight=sample_weight))
 
     @available_if(lambda self: self._is_stochastic())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]

@@ -15,10 +15,13 @@ if not is_available():
 
 import cupy
 from numba import cuda
+from numba.cuda.cudadrv.devicearray import DeviceNDArray
+from scipy import sparse
 from sklearn.datasets import make_classification, make_regression
 from test_family import EVERYTHING
 
 from fastadam import SGD, Adam, Lion, MLPClassifier, MLPRegressor, NAdam
+from fastadam.dropout import drop
 
 FLOATS = [np.float32, np.float64]
 N = 100_003
@@ -291,3 +294,116 @@ def test_a_classifier_agrees_with_the_hosts():
     settings = {"max_iter": 20, "random_state": 0, "early_stopping": True}
     here, there = (MLPClassifier(**settings, device=device).fit(X, y) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(there.predict_proba(X), here.predict_proba(X), rtol=1e-6)
+
+
+SMALL = {"hidden_layer_sizes": (64, 32), "max_iter": 10, "random_state": 0}
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dropout": 0.3},
+        {"clip_norm": 0.05, "alpha": 1.0},
+        {"dropout": 0.5, "clip_norm": 0.5, "label_smoothing": 0.1, "class_weight": "balanced", "activation": "gelu"},
+        {"sparse": True},
+    ],
+)
+@pytest.mark.parametrize("classes", [3, 300])
+def test_several_classes_agree_with_the_host(options, dtype, classes):
+    """With 300, a row has more of them than a block has threads. The tenth epoch's steps are replayed ones."""
+    rng, options = np.random.default_rng(0), SMALL | options
+    X, y = rng.standard_normal((1050, 20)).astype(dtype), rng.integers(classes, size=1050)
+    X[X < 0] = 0
+    given = sparse.csr_matrix(X) if options.pop("sparse", False) else X
+    here, there = (MLPClassifier(**options, device=device).fit(given, y) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.loss_curve_, here.loss_curve_, rtol=1e-3 if dtype is np.float32 else 1e-9)
+
+
+def test_the_mask_of_dropout_is_that_of_the_host():
+    """With the identity and inputs of one, what is left of the activations is the mask itself."""
+    from fastadam.cuda.dropout import mask_table
+    from fastadam.cuda.layers import activate_kernel
+
+    rows, units, order = 300, 70, np.random.default_rng(0).permutation(1000)
+    for dtype in FLOATS:
+        expected, Z = np.ones((rows, units), dtype), cupy.zeros((rows, units), dtype)
+        drop(expected, order[100 : 100 + rows], units, 2, 2**31 - 2, 8, 0.3)
+        bias, kept, position = cupy.ones(units, dtype), cupy.zeros_like(Z), cupy.array([100.0])
+        samples, steps = cupy.asarray(order.astype(np.int64)), cupy.array([7], np.int64)
+        where = (array.data.ptr for array in (samples, position, steps))
+        table = cupy.asarray(mask_table(2**31 - 2, 0.3, np.dtype(dtype), *where))
+        cuda.synchronize()
+        compiled = activate_kernel("identity", np.dtype(dtype).name, True)
+        compiled[7, 256](Z.data.ptr, bias.data.ptr, rows, units, kept.data.ptr, table.data.ptr, 2)
+        cuda.synchronize()
+        np.testing.assert_array_equal(Z.get(), expected)
+        assert (kept == 1).all()
+
+
+def libraries():
+    yield pytest.param(lambda array: cupy.asarray(array), cupy.ndarray, id="cupy")
+    yield pytest.param(lambda array: cuda.to_device(array), DeviceNDArray, id="numba")
+    try:
+        import torch
+    except ImportError:
+        return
+    if torch.cuda.is_available():
+        yield pytest.param(lambda array: torch.tensor(array, device="cuda"), torch.Tensor, id="torch")
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize(("moved", "kind"), libraries())
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_arrays_on_the_device_are_trained_on_there_and_predictions_are_of_their_library(moved, kind, dtype):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((1050, 20)).astype(dtype), rng.standard_normal((1050, 2)).astype(dtype)
+    here, there = MLPRegressor(**SMALL).fit(X, y), MLPRegressor(**SMALL, device="cuda").fit(moved(X), moved(y))
+    rtol = 1e-3 if dtype is np.float32 else 1e-9
+    np.testing.assert_allclose(there.loss_curve_, here.loss_curve_, rtol=rtol)
+    predicted = there.predict(moved(X))
+    assert isinstance(predicted, kind)
+    np.testing.assert_allclose(cupy.asarray(predicted).get(), there.predict(X), rtol=rtol, atol=10 * rtol)
+    assert there.score(moved(X), moved(y)) == pytest.approx(there.score(X, y), abs=rtol)
+
+    labels = (y[:, 0] > 0).astype(np.int64) + 3
+    classifier = MLPClassifier(**SMALL, device="auto", early_stopping=True).fit(moved(X), moved(labels))
+    for method in (classifier.predict, classifier.predict_proba, classifier.predict_log_proba):
+        assert isinstance(method(moved(X)), kind)
+        np.testing.assert_allclose(cupy.asarray(method(moved(X))).get(), method(X), rtol=rtol, atol=10 * rtol)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_a_fit_copies_no_data_that_lie_on_the_device():
+    X, pool = cupy.ones((2**18, 64), np.float32), cupy.get_default_memory_pool()  # 64 MiB
+    X[:, 0] = cupy.arange(len(X)) % 7
+    unchanged = X.copy()
+    pool.free_all_blocks()
+    held = pool.total_bytes()
+    MLPRegressor(hidden_layer_sizes=(8,), batch_size=1024, max_iter=1, device="cuda").fit(X, np.arange(len(X)) % 7)
+    assert pool.total_bytes() - held < X.nbytes
+    assert bool((X == unchanged).all())  # noqa: SIM300 - no condition of Yoda's
+
+
+def test_data_that_are_still_being_computed_are_waited_for():
+    n = 4000
+    with cupy.cuda.Stream(non_blocking=True):
+        X = cupy.full((n, n), 1 / n, np.float32)
+        for _ in range(20):  # which takes a while, and nobody waits for it
+            X = X @ X
+        X = X * 0 + 1
+    settings, y = {"hidden_layer_sizes": (4,), "random_state": 0}, np.ones(n)
+    there = MLPRegressor(**settings, device="cuda").partial_fit(X, y)
+    here = MLPRegressor(**settings).partial_fit(np.ones((n, n), np.float32), y)
+    np.testing.assert_allclose(there.loss_curve_, here.loss_curve_, rtol=1e-3)
+
+
+def test_nan_and_another_dtype_on_the_device():
+    X = cupy.ones((20, 3))
+    X[3, 1] = cupy.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        MLPRegressor(device="cuda").fit(X, np.ones(20))
+    whole = cupy.arange(60).reshape(20, 3)
+    assert MLPRegressor(device="cuda").partial_fit(whole, np.ones(20)).coefs_[0].dtype == np.float64

@@ -19,7 +19,7 @@ LAYERS = [
     {"optimizers", "custom", "rows"},
     {"cuda"},
     {"trainer"},
-    {"_callbacks", "_lbfgs", "_rates", "_solvers"},
+    {"_callbacks", "_device", "_lbfgs", "_rates", "_solvers"},
     {"_constraints", "_messages"},
     {"_model"},
     {"_estimator"},

@@ -82,10 +82,10 @@ def written(source: str, **names: Any) -> Any:
 def scalar_rule(function: Any) -> Any:
     """A rule, compiled, with what it calls as compiled on the CPU.
 
-    CUDA's own maximum drops NaN, where Python's keeps its first argument; and under the simulator the root of a float32
+    CUDA's own extrema drop NaN, where Python's keep their first argument; and under the simulator the root of a float32
     would be a float64, and that of a negative number an error.
     """
-    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else {"max": maximum}
+    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else _EXTREMA
     own = function.__globals__ | replaced
     return device(FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__))
 
@@ -97,6 +97,15 @@ _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp,
 def maximum(a, b):
     """Python's `max`: the first argument, if the second is not larger, as NaN never is."""
     return b if b > a else a
+
+
+@device
+def minimum(a, b):
+    """Python's `min`, likewise."""
+    return b if b < a else a
+
+
+_EXTREMA = {"max": maximum, "min": minimum}
 
 
 class Memory(NamedTuple):

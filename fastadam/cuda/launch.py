@@ -106,8 +106,8 @@ def _driver() -> Any:
 
 
 def blocks_for(size: int) -> int:
-    """Blocks for so many elements, few enough to be held at once."""
-    return min(most_blocks(), -(-size // THREADS))
+    """Blocks for so many elements, a thread each, and few enough to be held at once."""
+    return max(1, min(most_blocks(), -(-size // THREADS)))
 
 
 def fill(address: int, size: int, dtype: str, value: float) -> None:
@@ -296,6 +296,21 @@ class StepMemory:
     def settings_at(self) -> int:
         """Where the settings lie."""
         return self._settings.address
+
+    @property
+    def segments(self) -> tuple[int, int]:
+        """Where the table of segments lies, and how many there are."""
+        return self._segments.address, len(self._segments) - 1
+
+    @property
+    def chunk(self) -> int:
+        """Elements of a chunk."""
+        return self._form.chunk
+
+    @property
+    def counters_at(self) -> int:
+        """Where the counters lie."""
+        return self._counters.address
 
     @property
     def counters(self) -> Array:

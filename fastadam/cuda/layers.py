@@ -1,8 +1,8 @@
-"""The kernels between a network's matrix products: gather a batch, bias and activation, loss and deltas, derivatives.
+"""The kernels between a network's matrix products: gather a batch, bias and activation, derivatives, penalty.
 
-The formulas are those of `fastadam.activations` and `fastadam.losses`, the same function objects. All sums are made in
-the same order for every launch of the same shape. What changes from batch to batch is read from device memory, so that
-a captured step can be replayed.
+The losses are in `losses.py`. The formulas are those of `fastadam.activations`, the same function objects. All sums are
+made in the same order for every launch of the same shape. What changes from batch to batch is read from device memory,
+so that a captured step can be replayed.
 """
 
 import functools
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from fastadam.activations import ACTIVATIONS
+from fastadam.cuda.chunk import FIRST, P_AT, SIZE, entry, segment_of
+from fastadam.cuda.dropout import dropping
 from fastadam.cuda.jit import SIMULATED, THREADS, cuda, device, in_module, kernel, memory, scalar_rule
 from fastadam.cuda.step import IDLE, SHARED, WORD, sum_shared
-from fastadam.losses import LOSSES
 
 # What is known of a batch, in float64: the first of its samples in the order of the epoch; its weight; and, over the
 # epoch, the sum of the batches' losses, each times its samples, and the samples.
@@ -77,67 +78,88 @@ def gather_kernel(dtype: str) -> Any:
 
 
 @functools.cache
-def activate_kernel(name: str, dtype: str) -> Any:
-    """Z ← f(Z + b), in one pass; `kept`, unless it is 0, gets what went in."""
-    value, t = scalar_rule(ACTIVATIONS[name].value), np.dtype(dtype).type
-    load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
+def gather_sparse_kernel(dtype: str, index: str) -> Any:
+    """Write the batch's rows of a CSR matrix, whose indices are of the type `index`, as dense rows.
+
+    A block takes one row after the other. No row may have two entries in one place.
+    """
+    load, store, word = memory(dtype).load, memory(dtype).store, memory("int64").load
+    place, place_size = memory(index).load, memory(index).itemsize
+    read, itemsize, zero = memory("float64").load, memory(dtype).itemsize, np.dtype(dtype).type(0)
 
     @kernel
-    def activate(Z, b, rows, columns, kept):
+    def gather(data, indices, indptr, columns, order, batch, rows, out):
+        thread, row = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
+        position = np.int64(read(batch + WORD * POSITION))
+        while row < rows:
+            start = out + row * columns * itemsize
+            for column in range(thread, columns, THREADS):
+                store(start + column * itemsize, zero)
+            cuda.syncthreads()
+            sample = word(order + WORD * (position + row))
+            first, stop = place(indptr + sample * place_size), place(indptr + (sample + 1) * place_size)
+            for k in range(np.int64(first) + thread, np.int64(stop), THREADS):
+                store(start + np.int64(place(indices + k * place_size)) * itemsize, load(data + k * itemsize))
+            row += np.int64(cuda.gridDim.x)
+
+    return gather
+
+
+@functools.cache
+def activate_kernel(name: str, dtype: str, drops: bool = False) -> Any:
+    """Z ← f(Z + b), in one pass; `kept`, unless it is 0, gets what the derivative is computed from.
+
+    With `drops`, some units of this layer are then set to 0, and the others are scaled up: `mask` is the table that
+    says which, see `dropout.py`.
+    """
+    value, by_input, t = scalar_rule(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input, np.dtype(dtype).type
+    load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
+    opened, dropped = dropping(dtype)
+
+    @kernel
+    def activate(Z, b, rows, columns, kept, mask, layer):
+        if drops:
+            off = opened(mask)
         for i in range(np.int64(cuda.grid(1)), rows * columns, np.int64(cuda.gridsize(1))):
-            z = load(Z + i * itemsize) + load(b + (i % columns) * itemsize)
+            row, column = i // columns, i % columns
+            z = load(Z + i * itemsize) + load(b + column * itemsize)
+            a = value(z, t)
             if kept != 0:
-                store(kept + i * itemsize, z)
-            store(Z + i * itemsize, value(z, t))
+                store(kept + i * itemsize, z if by_input else a)
+            if drops:
+                a = dropped(a, off, row, layer, column)
+            store(Z + i * itemsize, a)
 
     return activate
 
 
 @functools.cache
-def loss_kernel(name: str, dtype: str) -> Any:
-    """Turn outputs into deltas, in place; each block writes its part of the weighted sum of the losses."""
-    term, t = scalar_rule(LOSSES[name].term), np.dtype(dtype).type
-    load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
-    read, write = memory("float64").load, memory("float64").store
-
-    @kernel
-    def loss(Z, Y, weights, has_weights, batch, rows, columns, setting_at, sums):
-        shared = cuda.shared.array(SHARED, np.float64)
-        thread, scale, s = np.int64(cuda.threadIdx.x), read(batch + WORD * WEIGHT), t(read(setting_at))
-        total = 0.0
-        for i in range(np.int64(cuda.grid(1)), rows * columns, np.int64(cuda.gridsize(1))):
-            weight = load(weights + (i // columns) * itemsize) if has_weights else t(1)
-            value, slope = term(load(Z + i * itemsize), load(Y + i * itemsize), s, t)
-            total += weight * value
-            store(Z + i * itemsize, slope * t(weight / scale if scale > 0.0 else 0.0))
-        shared[thread], shared[THREADS + thread] = total, 0.0
-        _sum_shared(shared, thread)
-        if thread == 0:
-            write(sums + WORD * cuda.blockIdx.x, shared[0])
-
-    return loss
-
-
-@functools.cache
-def backward_kernel(name: str, dtype: str) -> Any:
+def backward_kernel(name: str, dtype: str, drops: bool = False) -> Any:
     """D ← D · f'(z), in one pass with the gradient of the bias, the sums of the columns of D.
 
-    A block takes `TILE` columns, and sums each in `LANES` parts.
+    A block takes `TILE` columns, and sums each in `LANES` parts. With `drops`, nothing comes back through the units
+    that were off, and what comes back through the others is scaled up as they were.
     """
     backward, t = scalar_rule(ACTIVATIONS[name].backward), np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
+    opened, dropped = dropping(dtype)
 
     @kernel
-    def differentiate(D, X, rows, columns, out):
+    def differentiate(D, X, rows, columns, out, mask, layer):
         shared = cuda.shared.array(THREADS, np.float64)
         thread, tile = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
         lane = thread // TILE
+        if drops:
+            off = opened(mask)
         while tile * TILE < columns:
             column, total = tile * TILE + thread % TILE, 0.0
             if column < columns:
                 for row in range(lane, rows, LANES):
                     at = (row * columns + column) * itemsize
-                    d = backward(load(D + at), load(X + at), t)
+                    d = load(D + at)
+                    if drops:
+                        d = dropped(d, off, row, layer, column)
+                    d = backward(d, load(X + at), t)
                     store(D + at, d)
                     total += d
             shared[thread] = total
@@ -159,6 +181,30 @@ def _sum_lanes(shared, thread):
             shared[thread] += shared[thread + half]
         half //= 2
     cuda.syncthreads()
+
+
+@functools.cache
+def penalize_kernel(dtype: str, chunk_elements: int) -> Any:
+    """Add the penalty's part to the gradient of the weights, which lies so many bytes behind them.
+
+    `segments` is the table of the weights, see `chunk.py`; at `decay_at` is the penalty's strength, in float64.
+    """
+    load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
+    read, t = memory("float64").load, np.dtype(dtype).type
+
+    @kernel
+    def penalize(segments, count, behind, decay_at):
+        thread, chunk = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
+        chunks, decay = entry(segments, count, FIRST), t(read(decay_at))
+        while chunk < chunks:
+            k = segment_of(segments, count, chunk)
+            start, p = (chunk - entry(segments, k, FIRST)) * chunk_elements, entry(segments, k, P_AT)
+            for i in range(start + thread, min(start + chunk_elements, entry(segments, k, SIZE)), THREADS):
+                at = p + i * itemsize
+                store(at + behind, load(at + behind) + decay * load(at))
+            chunk += cuda.gridDim.x
+
+    return penalize
 
 
 @functools.cache

@@ -1,39 +1,46 @@
 """A network trained on a CUDA device: what `fastadam.engine.Engine` does on the host, with the same interface.
 
 Data, parameters and the optimizer's state lie on the device, and nothing comes back within an epoch. A step is a row of
-launches: matrix products by cuBLAS, through CuPy, and between them the kernels of `layers.py` and `step.py`. Those of a
-full batch are captured in a CUDA graph once and replayed, as small networks are bound by launching. The array module is
-an argument: the tests put NumPy in the place of CuPy.
+launches: matrix products by cuBLAS, through CuPy, and between them the kernels of `layers.py`, `losses.py` and
+`step.py`. Those of a full batch are captured in a CUDA graph once and replayed, as small networks are bound by
+launching.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from fastadam.buffers import FlatBuffer, array_in_memory
 from fastadam.cpu import ACTIVE, DECAY, HYPER
-from fastadam.cuda.jit import INSTALL, THREADS, cuda, require_device
-from fastadam.cuda.launch import Segments, StepMemory, most_blocks
+from fastadam.cuda import runtime as runtimes
+from fastadam.cuda.dropout import mask_table
+from fastadam.cuda.jit import THREADS
+from fastadam.cuda.launch import Segments, StepMemory, blocks_for, most_blocks, synchronize
 from fastadam.cuda.layers import (
     BATCH,
     COUNTED,
     LOSS,
+    POSITION,
     TILE,
     account_kernel,
     activate_kernel,
     backward_kernel,
     begin_kernel,
     gather_kernel,
+    gather_sparse_kernel,
     kept_by,
-    loss_kernel,
+    penalize_kernel,
 )
-from fastadam.cuda.step import GRAD_SCALE, MAX_NORM, T
-from fastadam.engine import Update
+from fastadam.cuda.losses import loss_kernel, loss_tasks
+from fastadam.cuda.runtime import Runtime
+from fastadam.cuda.step import GRAD_SCALE, MAX_NORM, WORD, T
+from fastadam.engine import Update, clipping
 from fastadam.losses import LOSSES
 from fastadam.network import Samples
 
@@ -46,69 +53,6 @@ WEIGHTS, BIASES = range(2)
 """Groups of the settings."""
 
 
-class Runtime(NamedTuple):
-    """The array module, and what goes with it."""
-
-    xp: Any
-    """CuPy, or NumPy in its place."""
-    address: Callable[[Any], int]
-    stream: Any
-    """Where Numba launches."""
-    working: Callable[[], AbstractContextManager[Any]]
-    """In this context the array module works on the same stream."""
-    capture: Callable[[Callable[[], None]], Callable[[], None]] | None
-    """Record what a function launches; returns what launches it again."""
-    to_host: Callable[[Any], Array]
-
-
-def cupy_runtime() -> Runtime:
-    """CuPy on a stream of its own.
-
-    Raises
-    ------
-    ImportError
-        If CuPy is not installed.
-    """
-    require_device()
-    try:
-        import cupy
-    except Exception as error:
-        raise ImportError(f"device='cuda' needs CuPy, which cannot be loaded ({error}); {INSTALL}") from error
-    stream = cupy.cuda.Stream(non_blocking=True)
-
-    def capture(launch: Callable[[], None]) -> Callable[[], None]:
-        with stream:
-            stream.begin_capture()
-            try:
-                launch()
-            finally:
-                graph = stream.end_capture()
-        return lambda: graph.launch(stream=stream)
-
-    def to_host(array: Any) -> Array:
-        stream.synchronize()
-        return cupy.asnumpy(array, stream=stream)
-
-    handle = cuda.external_stream(stream.ptr)
-    return Runtime(cupy, lambda array: int(array.data.ptr), handle, lambda: stream, capture, to_host)
-
-
-def numpy_runtime() -> Runtime:
-    """NumPy in CuPy's place: for the simulator."""
-    return Runtime(np, lambda array: int(array.ctypes.data), 0, nullcontext, None, np.array)
-
-
-def refusal(samples: Samples, loss: str, clip_norm: float | None, dropout: float) -> str:
-    """What of this is done on the host alone; nothing, if all of it is done on a device."""
-    if samples.X.shape[0] == 0:
-        return "sparse X: give it dense"
-    if LOSSES[loss].term is None:
-        return f"the loss {loss!r}, of more than two classes"
-    if clip_norm is not None:
-        return "clip_norm"
-    return "dropout" if dropout else ""
-
-
 class DeviceEngine(AbstractContextManager["DeviceEngine"]):
     """Trains a network on given samples, on a CUDA device; as `fastadam.engine.Engine` does on the host.
 
@@ -119,7 +63,8 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
     activations : sequence of str
         Of the hidden layers.
     samples : Samples
-        The data, on the host: copied to the device once.
+        The data: copied to the device once, and an array that is there already not at all. Sparse rows stay sparse
+        there, and those of a batch are made dense.
     loss : str
         A name among `losses.LOSSES`.
     update : Update
@@ -128,6 +73,12 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         Samples of an epoch, and of a step.
     alpha, loss_setting : float
         Strength of the L2 penalty; the loss's own number.
+    clip_norm : float or None
+        Bound on the norm of the whole gradient, the penalty's part with it.
+    dropout : float
+        Part of the hidden units that are off in each step, for each sample others; 0 for none.
+    seed : int
+        Says which: the same as on the host.
     runtime : Runtime, optional
         CuPy by default.
 
@@ -149,10 +100,14 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         *,
         alpha: float = 0.0,
         loss_setting: float = 0.0,
+        clip_norm: float | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
         runtime: Runtime | None = None,
     ) -> None:
-        self._runtime = runtime or cupy_runtime()
+        self._runtime = runtime or runtimes.cupy_runtime()
         self._params, self._update, self._batch_size, self._loss = params, update, batch_size, loss
+        self._clip_norm, self._dropout = clip_norm, dropout
         self._functions = (*activations, "identity")
         self._units = [params["W0"].shape[0], *(params[f"b{k}"].size for k in range(len(params) // 2))]
         self._alpha = alpha
@@ -161,6 +116,8 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         try:
             with self._runtime.working():
                 self._allocate(samples, n_rows, alpha, loss_setting)
+                if dropout:
+                    self._mask = self._mask_memory(seed)
         except Exception as error:
             if "memory" not in f"{type(error).__name__}{error}".lower():
                 raise
@@ -170,7 +127,9 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
             ) from error
 
     def _allocate(self, samples: Samples, n_rows: int, alpha: float, loss_setting: float) -> None:
+        synchronize()  # memory that is taken again, of predictions, may still be read on other streams
         xp, dtype, rows = self._runtime.xp, self._params.dtype, self._batch_size
+        self._csr = self._sparse_rows(samples) if samples.X.shape[0] == 0 else ()
         self._X, self._Y, self._weight = (xp.asarray(a) for a in (samples.X, samples.y, samples.weight))
         self._order = xp.zeros(n_rows, np.int64)
         self._batch = xp.zeros(BATCH, np.float64)
@@ -180,13 +139,32 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._outputs = [xp.zeros((rows, units), dtype) for units in self._units]
         self._deltas = [xp.zeros((rows, units), dtype) for units in self._units[1:-1]]
         self._kept = [
-            xp.zeros((rows, units), dtype) if kept_by(name) else None
-            for units, name in zip(self._units[1:], self._functions, strict=True)
+            xp.zeros((rows, units), dtype) if kept_by(name) or self._drops(k) else None
+            for k, (units, name) in enumerate(zip(self._units[1:], self._functions, strict=True))
         ]
         self._targets, self._weights = xp.zeros((rows, self._units[-1]), dtype), xp.zeros(rows, dtype)
-        self._sums = xp.zeros(self._blocks(rows * self._units[-1]), np.float64)
+        self._sums = xp.zeros(self._loss_blocks(rows), np.float64)
         self._memory = self._step_memory(width)
         self._weights_norm = self._norm_memory()
+
+    def _sparse_rows(self, samples: Samples) -> tuple[Any, ...]:
+        """The values, the columns and the bounds of a CSR matrix on the device."""
+        shape = samples.indptr.size - 1, self._units[0]
+        matrix = sparse.csr_matrix((samples.data, samples.indices, samples.indptr), shape)
+        if not matrix.has_canonical_format:  # two entries in one place would be one lost
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+        return tuple(self._runtime.xp.asarray(part) for part in (matrix.data, matrix.indices, matrix.indptr))
+
+    def _mask_memory(self, seed: int) -> Any:
+        """What says which units are off, see `dropout.py`."""
+        at = self._runtime.address
+        where = at(self._order), at(self._batch) + WORD * POSITION, self._memory.counters_at + WORD * T
+        return self._runtime.xp.asarray(mask_table(seed, self._dropout, self._params.dtype, *where))
+
+    def _drops(self, layer: int) -> bool:
+        """Whether units of a layer are off: of a hidden one."""
+        return self._dropout > 0 and layer < len(self._functions) - 1
 
     def _step_memory(self, width: int) -> StepMemory:
         params, at = self._params, self._runtime.address(self._p)
@@ -194,14 +172,15 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         addresses = [at + offset * params.dtype.itemsize for offset in offsets]
         groups = [BIASES if name.startswith("b") else WEIGHTS for name in params]
         segments = Segments(addresses, sizes, [*offsets, width], groups)
-        memory = StepMemory(self._update.variant, params.dtype, segments, 2)
+        variant = self._update.variant
+        memory = StepMemory(variant if self._clip_norm is None else clipping(variant), params.dtype, segments, 2)
         memory.stream = self._runtime.stream
         start = self._runtime.address(self._g)
         self._gradients = np.array([[start + offset * params.dtype.itemsize for offset in offsets]])
         return memory
 
     def _norm_memory(self) -> StepMemory:
-        """The weights alone, whose squares are summed for the penalty."""
+        """The weights alone, of which the penalty is."""
         names = [name for name in self._params if name.startswith("W")]
         at, itemsize = self._runtime.address(self._p), self._params.dtype.itemsize
         addresses = [at + self._params.offsets[name] * itemsize for name in names]
@@ -261,7 +240,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         memory.write_state([self._state_row(k) for k in range(len(self._update.variant.rule.states))])
         rule = self._update.variant.rule
         settings = np.zeros((3, memory.settings_width))
-        settings[0, [GRAD_SCALE, MAX_NORM]] = 1.0, np.inf
+        settings[0, [GRAD_SCALE, MAX_NORM]] = 1.0, np.inf if self._clip_norm is None else self._clip_norm
         settings[1:, : HYPER + len(rule.hyper)] = group[: HYPER + len(rule.hyper)]
         settings[1:, ACTIVE] = 1.0
         settings[1 + BIASES, DECAY] = 0.0 if self._update.variant.decay == "coupled" else 1.0
@@ -296,7 +275,10 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._find_deltas(rows)
         self._backward(rows)
         self._account(rows)
-        self._memory.step(self._gradients, self._runtime.stream, measures=False)
+        clips = self._clip_norm is not None
+        if clips and self._alpha > 0:
+            self._penalize()
+        self._memory.step(self._gradients, self._runtime.stream, measures=clips)
 
     def _begin(self, rows: int) -> None:
         at, memory, name = self._runtime.address, self._memory, self._params.dtype.name
@@ -304,12 +286,20 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         settings = (memory.settings_at, memory.settings_width)
         constants = (at(self._constants), int(self._update.variant.decay == "coupled"))
         self._launch(begin_kernel(name), 1, at(self._batch), *where, *constants, *settings)
+        if self._csr:
+            self._gather_sparse(rows)
         for source, target in ((self._X, self._outputs[0]), (self._Y, self._targets), (self._weight, self._weights)):
             if source.size:
                 columns = target.shape[1] if target.ndim == 2 else 1
-                blocks = self._blocks(rows * columns)
-                where = (columns, at(self._order), at(self._batch), rows)
-                self._launch(gather_kernel(name), blocks, at(source), *where, at(target))
+                blocks = blocks_for(rows * columns)
+                batch = (columns, at(self._order), at(self._batch), rows)
+                self._launch(gather_kernel(name), blocks, at(source), *batch, at(target))
+
+    def _gather_sparse(self, rows: int) -> None:
+        at, target = self._runtime.address, self._outputs[0]
+        batch = (target.shape[1], at(self._order), at(self._batch), rows)
+        compiled = gather_sparse_kernel(self._params.dtype.name, self._csr[1].dtype.name)
+        self._launch(compiled, min(rows, most_blocks()), *map(at, self._csr), *batch, at(target))
 
     def _matrix(self, flat: Any, name: str) -> Any:
         """A weight matrix, or its gradient, as a view of the flat array."""
@@ -326,15 +316,19 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
             xp.dot(self._outputs[k][:rows], self._matrix(self._p, f"W{k}"), out=Z)
             kept = 0 if self._kept[k] is None else at(self._kept[k])
             bias, columns = self._address_in(self._p, f"b{k}"), self._units[k + 1]
-            blocks = self._blocks(rows * columns)
-            self._launch(activate_kernel(function, dtype), blocks, at(Z), bias, rows, columns, kept)
+            blocks = blocks_for(rows * columns)
+            compiled = activate_kernel(function, dtype, self._drops(k))
+            self._launch(compiled, blocks, at(Z), bias, rows, columns, kept, *self._mask_of(k))
+
+    def _mask_of(self, layer: int) -> tuple[int, int]:
+        return (self._runtime.address(self._mask), layer) if self._drops(layer) else (0, 0)
 
     def _find_deltas(self, rows: int) -> None:
         at, columns = self._runtime.address, self._units[-1]
         weights = (at(self._weights), int(self._weight.size > 0))
         where = (at(self._batch), rows, columns, at(self._constants) + 8, at(self._sums))
-        compiled, blocks = loss_kernel(self._loss, self._params.dtype.name), self._blocks(rows * columns)
-        self._launch(compiled, blocks, at(self._outputs[-1]), at(self._targets), *weights, *where)
+        compiled = loss_kernel(self._loss, self._params.dtype.name)
+        self._launch(compiled, self._loss_blocks(rows), at(self._outputs[-1]), at(self._targets), *weights, *where)
 
     def _backward(self, rows: int) -> None:
         """Gradients of all layers, from the last on: a layer's deltas take the place of nothing that is still read."""
@@ -343,9 +337,9 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
             last = k == len(self._functions) - 1
             D = (self._outputs[-1] if last else self._deltas[k])[:rows]
             came_out = self._outputs[k + 1] if self._kept[k] is None else self._kept[k]
-            compiled, columns = backward_kernel(self._functions[k], dtype), self._units[k + 1]
+            compiled, columns = backward_kernel(self._functions[k], dtype, self._drops(k)), self._units[k + 1]
             out, blocks = self._address_in(self._g, f"b{k}"), -(-columns // TILE)
-            self._launch(compiled, blocks, at(D), at(came_out), rows, columns, out)
+            self._launch(compiled, blocks, at(D), at(came_out), rows, columns, out, *self._mask_of(k))
             xp.dot(self._outputs[k][:rows].T, D, out=self._matrix(self._g, f"W{k}"))
             if k > 0:  # nobody needs the gradient of the input
                 xp.dot(D, self._matrix(self._p, f"W{k}").T, out=self._deltas[k - 1][:rows])
@@ -356,13 +350,26 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         if self._alpha > 0:
             squares, n_squares = self._weights_norm.measure(self._weights_at, self._runtime.stream)
         per_sample = columns if LOSSES[self._loss].averaged else 1
-        n_sums = self._blocks(rows * columns)
+        n_sums = self._loss_blocks(rows)
         where = (at(self._sums), n_sums, per_sample, squares, n_squares, at(self._constants))
         self._launch(account_kernel(), 1, at(self._batch), rows, *where)
 
-    def _blocks(self, elements: int) -> int:
-        """Blocks for so many elements, few enough to be held at once."""
-        return max(1, min(most_blocks(), -(-elements // THREADS)))
+    def _penalize(self) -> None:
+        """Make the penalty's part one of the gradient, whose norm is to be bounded."""
+        memory, behind = self._memory, self._runtime.address(self._g) - self._runtime.address(self._p)
+        decay_at = memory.settings_at + WORD * ((1 + WEIGHTS) * memory.settings_width + DECAY)
+        blocks = max(1, min(most_blocks(), self._weights_norm.chunks))
+        self._launch(
+            penalize_kernel(self._params.dtype.name, self._weights_norm.chunk),
+            blocks,
+            *self._weights_norm.segments,
+            behind,
+            decay_at,
+        )
+
+    def _loss_blocks(self, rows: int) -> int:
+        """Blocks that find the deltas, each of which writes a sum."""
+        return max(1, min(most_blocks(), loss_tasks(self._loss, rows, self._units[-1])))
 
     def _launch(self, compiled: Any, blocks: int, *arguments: int) -> None:
         compiled[blocks, THREADS, self._runtime.stream](*arguments)

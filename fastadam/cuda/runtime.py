@@ -1,0 +1,89 @@
+"""What the estimators need of a device beside kernels: arrays and their products, a stream, CUDA graphs.
+
+All of it is CuPy's; the tests put NumPy in its place.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastadam.cuda.arrays import DeviceArray
+from fastadam.cuda.jit import INSTALL, cuda, require_device
+
+Array = NDArray[Any]
+
+
+class Runtime(NamedTuple):
+    """The array module, and what goes with it."""
+
+    xp: Any
+    """CuPy, or NumPy in its place."""
+    address: Callable[[Any], int]
+    stream: Any
+    """Where Numba launches."""
+    working: Callable[[], AbstractContextManager[Any]]
+    """In this context the array module works on the same stream."""
+    capture: Callable[[Callable[[], None]], Callable[[], None]] | None
+    """Record what a function launches; returns what launches it again."""
+    to_host: Callable[[Any], Array]
+    """Wait for the stream, and copy."""
+    in_place: Callable[[DeviceArray], Any]
+    """An array of the module's over the memory of one that is on the device already."""
+
+
+def cupy_runtime() -> Runtime:
+    """CuPy on a stream of its own: one for each thread and device, as what is allocated for a stream is kept for it.
+
+    Raises
+    ------
+    ImportError
+        If CuPy is not installed.
+    """
+    require_device()
+    try:
+        import cupy
+    except Exception as error:
+        raise ImportError(f"device='cuda' needs CuPy, which cannot be loaded ({error}); {INSTALL}") from error
+    return _runtime_of(threading.get_ident(), int(cupy.cuda.Device().id))
+
+
+@functools.cache
+def _runtime_of(thread: int, device: int) -> Runtime:
+    import cupy
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+
+    def capture(launch: Callable[[], None]) -> Callable[[], None]:
+        with stream:
+            stream.begin_capture()
+            try:
+                launch()
+            finally:
+                graph = stream.end_capture()
+        return lambda: graph.launch(stream=stream)
+
+    def to_host(array: Any) -> Array:
+        stream.synchronize()
+        return cupy.asnumpy(array, stream=stream)
+
+    handle = cuda.external_stream(stream.ptr)
+
+    def in_place(array: DeviceArray) -> Any:
+        return cupy.asarray(array.owner)
+
+    return Runtime(cupy, lambda array: int(array.data.ptr), handle, lambda: stream, capture, to_host, in_place)
+
+
+def numpy_runtime() -> Runtime:
+    """NumPy in CuPy's place: for the simulator."""
+
+    def in_place(array: DeviceArray) -> Any:
+        return np.asarray(SimpleNamespace(__array_interface__=array.owner.__cuda_array_interface__))
+
+    return Runtime(np, lambda array: int(array.ctypes.data), 0, nullcontext, None, np.array, in_place)
