@@ -6,6 +6,7 @@ by `network.py`.
 
 import copy
 import math
+import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -17,14 +18,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastadam._callbacks import EpochCallbacks
+from fastadam._checks import real
 from fastadam._lbfgs import minimize
 from fastadam._model import TrainedNetwork, Validation
 from fastadam._optimizer import Optimizer
@@ -135,14 +138,18 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Put the attributes back if fitting fails; it never changes in place what they refer to."""
+        """Put the attributes back if fitting fails; in place, it changes only a random stream of the user's own."""
         before = self.__dict__.copy()
+        stream = self.random_state if isinstance(self.random_state, np.random.RandomState) else None
+        drawn = None if stream is None else stream.get_state()
         try:
             yield
         except BaseException:
             callbacks = {name: value for name, value in self.__dict__.items() if "_callback" in name}
             self.__dict__.clear()
             self.__dict__.update(before | callbacks)  # scikit-learn has yet to tear the callbacks down
+            if stream is not None and drawn is not None:
+                stream.set_state(drawn)
             raise
 
     # --- fitting ------------------------------------------------------------------------------------------------
@@ -150,6 +157,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any] = (None,) * 3, *, incremental: bool
     ) -> Self:
+        if incremental:
+            self._validate_changed_params()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         hidden = self._hidden_units()
@@ -271,7 +280,14 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         def score() -> float:
             fitted = copy.copy(self)
             fitted.__dict__.pop("feature_names_in_", None)  # they are no longer there on what was validated
-            return float(scorer(fitted, data.X, self._given_targets(data.y), **given))
+            try:
+                value = scorer(fitted, data.X, self._given_targets(data.y), **given)
+            except AttributeError as error:  # as of probabilities, which a regressor has none of
+                raise ValueError(f"scoring={self.scoring!r} does not go with this estimator: {error}") from error
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                raise TypeError(f"scoring must give a number, got {value!r}") from None
 
         scorer = check_scoring(self, self.scoring)
         return score
@@ -403,7 +419,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _started(self, units: list[int], dtype: Any, random_state: np.random.RandomState) -> FlatBuffer:
         """Glorot's initial weights, drawn in float64 as scikit-learn draws them: weight, bias, layer by layer."""
-        params = FlatBuffer.zeros(shapes_of(units), dtype)
+        try:
+            params = FlatBuffer.zeros(shapes_of(units), dtype)
+        except (OverflowError, ValueError) as error:  # more than memory has addresses
+            raise ValueError(f"hidden_layer_sizes is too large, got {units[1:-1]}: {error}") from error
         activations = self._activations(params)
         for k, (fan_in, fan_out) in enumerate(pairwise(units)):
             of_layer = activations[min(k, len(activations) - 1)] if activations else self.activation
@@ -494,6 +513,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if not self.warm_start:  # only a warm start goes on with the order, which is as long as the data
             self._progress.order = None
         self._random_state, self._seed = random_state, self.random_state
+        self._parameters_before = self._parameters()
 
     @abstractmethod
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:
@@ -533,12 +553,45 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     # --- checks and messages --------------------------------------------------------------------------------------
 
+    def _validate_params(self) -> None:
+        """scikit-learn's validation, of numbers as the floats that are computed with: of 10**400 that is inf."""
+        constraints = self._parameter_constraints
+        given = {
+            name: _as_computed(value, constraints[name])
+            for name, value in zip(constraints, self._parameters(), strict=True)
+        }
+        validate_parameter_constraints(constraints, given, caller_name=type(self).__name__)
+
+    def _parameters(self) -> tuple[Any, ...]:
+        """The values of the constructor's parameters, as they are now."""
+        return tuple(getattr(self, name) for name in self._parameter_constraints)
+
+    def _validate_changed_params(self) -> None:
+        """Validate those that a later `partial_fit` has, which scikit-learn leaves out for the time it takes."""
+        before = self.__dict__.get("_parameters_before", ())
+        now = self._parameters()
+        if len(before) != len(now) or not all(map(operator.is_, before, now)):
+            self._validate_params()
+
+    def _validate_samples(self, X: Any, *y: Any, **rules: Any) -> Any:
+        """scikit-learn's validation; and no index of sparse data may lie outside, which no kernel looks at."""
+        validated = validate_data(self, X, *y, accept_sparse=["csr", "csc"], **rules)
+        X = validated[0] if y else validated
+        if sparse.issparse(X):
+            try:
+                copy.copy(X).check_format()  # of a copy, in which it may change the arrays for others
+            except ValueError as error:
+                raise ValueError(f"X must be a sound sparse matrix: {error}") from None
+        return validated
+
     def _hidden_units(self) -> list[int]:
         sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if np.any(np.array(sizes) <= 0):
+        sizes = list(sizes) if hasattr(sizes, "__iter__") and getattr(sizes, "ndim", None) != 0 else [sizes]
+        if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
+            raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
+        if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return sizes
+        return [int(size) for size in sizes]
 
     def _check_combinations(self, hidden: list[int], validation: tuple[Any, Any, Any]) -> None:
         """Refuse what makes no sense together."""
@@ -560,7 +613,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _check_activations(self, hidden: int) -> tuple[str, ...]:
         """The activation of each of so many hidden layers."""
-        names = (self.activation,) * hidden if isinstance(self.activation, str) else tuple(self.activation)
+        of_each = isinstance(self.activation, list | tuple)
+        names = tuple(self.activation) if of_each else (self.activation,) * hidden
         unknown = [name for name in names if not isinstance(name, str) or name not in ACTIVATIONS]
         if unknown:
             raise ValueError(f"activation must have names among {sorted(ACTIVATIONS)}, got {unknown[0]!r}")
@@ -587,7 +641,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
             )
-        return int(np.clip(self.batch_size, 1, n_samples))
+        return min(int(self.batch_size), n_samples)
 
     def _check_finite(self) -> None:
         if not np.isfinite(self._params.flat).all():
@@ -638,7 +692,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         as_given = self._needs_no_conversion(X)
         if not as_given:
             check_is_fitted(self)
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            X = self._validate_samples(X, reset=False)
         params = self._current_params()
         layout = self._layout if params is self.__dict__.get("_params") else layout_of(params)
         activations = self._activations(params)  # they may have been set after the fit
@@ -664,10 +718,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
+        derived = ["_parameters_before"]
         if "_params" in state and self._current_params() is self._params:
-            derived = ("coefs_", "intercepts_", "_views", "_layout")
-            state = {key: value for key, value in state.items() if key not in derived}
-        return state
+            derived += ["coefs_", "intercepts_", "_views", "_layout"]
+        return {key: value for key, value in state.items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -689,6 +743,15 @@ _OF_EPOCHS = (
 
 def _validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
     return Validation(as_samples(X, dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
+
+
+def _as_computed(value: Any, constraints: list[Any]) -> Any:
+    """A parameter as scikit-learn should look at it: as a float, if it may be any number of an interval."""
+    types = {rule.type for rule in constraints if isinstance(rule, Interval)}
+    if types and isinstance(value, np.timedelta64):  # it says that it is an integer, and cannot be compared with one
+        return repr(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return real("", value) if is_number and Real in types else value
 
 
 def _all_finite(X: Array) -> bool:
