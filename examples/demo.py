@@ -6,7 +6,7 @@ a minute or two on two cores; the figures go to the folder `figures`.
 The two problems have a module each, which can be read and run on its own:
 
 - `diamonds.py`: the price of 53,940 diamonds, beside scikit-learn, with the same parameters and the same seed;
-- `synthetic.py`: a small regression from beginning to end, with the test loss after every epoch.
+- `synthetic.py`: a regression from beginning to end, with the training and the test loss after every epoch.
 """
 
 from pathlib import Path
@@ -14,8 +14,10 @@ from time import perf_counter
 
 import diamonds
 import numpy as np
-import plots
 import synthetic
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from plots import save
 from rich.console import Console
 
 from fastadam import MLPRegressor
@@ -38,8 +40,8 @@ def main() -> None:
     case = synthetic.run(console)
 
     console.rule("The figures")
-    plots.save(plots.loss_curves(case), FIGURES / "loss_curves.png", console)
-    plots.save(plots.predicted_against_actual(case, comparison), FIGURES / "predicted_against_actual.png", console)
+    save(synthetic.draw_losses(case), FIGURES / "loss_curves.png")
+    save(predicted_against_actual(case, comparison), FIGURES / "predicted_against_actual.png")
 
 
 def seconds_to_compile() -> float:
@@ -52,6 +54,15 @@ def seconds_to_compile() -> float:
         X = np.zeros((400, 64), dtype)
         MLPRegressor(hidden_layer_sizes=(64, 64), tol=1.0, n_iter_no_change=1).fit(X, X[:, 0]).predict(X)
     return perf_counter() - start
+
+
+def predicted_against_actual(case: synthetic.Case, comparison: diamonds.Comparison) -> Figure:
+    """Both problems' test samples: what was predicted for them against what was true."""
+    figure = Figure(figsize=(10, 5), layout=ConstrainedLayoutEngine(w_pad=0.1))
+    left, right = figure.subplots(1, 2)
+    synthetic.draw_predictions(left, case)
+    diamonds.draw_predictions(right, comparison)
+    return figure
 
 
 if __name__ == "__main__":

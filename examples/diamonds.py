@@ -1,23 +1,24 @@
 """The price of 53,940 diamonds, learned by scikit-learn's MLPRegressor and by fastadam's, side by side."""
 
-import warnings
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import sklearn.neural_network
+from fits import faster_blas_threads, seconds_to_fit
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from plotnine.data import diamonds
+from plots import GREY, IDENTITY, remove_frame
 from rich.console import Console
 from rich.table import Table
 from sklearn.callback import ProgressBar
 from sklearn.compose import ColumnTransformer
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from threadpoolctl import threadpool_limits
 
 import fastadam
 
@@ -86,7 +87,8 @@ def run(console: Console) -> Comparison:
         f"{len(data.y_train):,} diamonds to train on and {len(data.y_test):,} to test on, with {data.X_train.shape[1]}"
         " features."
     )
-    blas_threads = faster_for_scikit_learn(data)
+    trial = sklearn.neural_network.MLPRegressor(**PARAMETERS | {"max_iter": 2})
+    blas_threads = faster_blas_threads(trial, data.X_train, data.y_train)
     console.print(
         f"{ROUNDS} rounds, of which the best time counts. BLAS threads for scikit-learn: {blas_threads or 'all'}, its"
         " faster choice in a trial; fastadam chooses its threads itself. scikit-learn's MLPRegressor supports no"
@@ -100,22 +102,24 @@ def run(console: Console) -> Comparison:
 def load() -> Data:
     """Split first and learn the encoding from the training rows alone."""
     train, test = train_test_split(diamonds, test_size=0.2, random_state=42)
-    encoder = ColumnTransformer(
-        [("numbers", StandardScaler(), NUMBERS), ("grades", OneHotEncoder(sparse_output=False), GRADES)]
-    )
+    encoder = new_encoder()
     X_train, X_test = encoder.fit_transform(train), encoder.transform(test)
     y_train, y_test = (np.log(rows["price"].to_numpy()) for rows in (train, test))
     return Data(X_train, X_test, y_train, y_test)
 
 
-def faster_for_scikit_learn(data: Data) -> int | None:
-    """Try one BLAS thread and all of them (None), since several threads often slow a network of this size down."""
+def measurable() -> tuple[Any, Array]:
+    """The rows, and the logarithms of their prices, without the 23 with an edge of 0 mm or of more than 15 mm."""
+    edges = diamonds[["x", "y", "z"]]
+    rows = diamonds[((edges > 0) & (edges < 15)).all(axis=1)]
+    return rows, np.log(rows["price"].to_numpy())
 
-    def seconds(blas_threads: int | None) -> float:
-        regressor = sklearn.neural_network.MLPRegressor(**PARAMETERS | {"max_iter": 2})
-        return seconds_to_fit(regressor, data, blas_threads)
 
-    return min((1, None), key=seconds)
+def new_encoder() -> ColumnTransformer:
+    """Standardises the numbers, and gives each grade a column."""
+    return ColumnTransformer(
+        [("numbers", StandardScaler(), NUMBERS), ("grades", OneHotEncoder(sparse_output=False), GRADES)]
+    )
 
 
 def compare(data: Data, blas_threads: int | None, console: Console) -> Comparison:
@@ -137,18 +141,8 @@ def train(library: str, data: Data, blas_threads: int | None) -> Result:
     regressor = LIBRARIES[library](**PARAMETERS)
     if hasattr(regressor, "set_callbacks"):
         regressor.set_callbacks(ProgressBar())
-    seconds = seconds_to_fit(regressor, data, blas_threads)
+    seconds = seconds_to_fit(regressor, data.X_train, data.y_train, blas_threads)
     return Result(seconds, regressor.loss_, regressor.predict(data.X_test))
-
-
-def seconds_to_fit(regressor: Any, data: Data, blas_threads: int | None) -> float:
-    """Time the fit alone."""
-    with warnings.catch_warnings(), threadpool_limits(blas_threads, user_api="blas"):
-        # Both are to train for the same number of epochs, converged or not.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        start = perf_counter()
-        regressor.fit(data.X_train, data.y_train)
-        return perf_counter() - start
 
 
 def report(comparison: Comparison, console: Console) -> None:
@@ -178,6 +172,35 @@ def table_of(comparison: Comparison) -> Table:
             f"{comparison.r2(contestant):.4f}",
         )
     return table
+
+
+def draw_predictions(axes: Axes, comparison: Comparison) -> None:
+    """Draw a histogram of hexagons, since ten thousand dots would hide each other."""
+    contestant = ("fastadam", "float64")
+    actual, predicted = np.exp(comparison.actual), np.exp(comparison.results[contestant].predicted)
+    limits = [min(actual.min(), predicted.min()) / 1.1, max(actual.max(), predicted.max()) * 1.1]
+    hexagons = axes.hexbin(
+        actual, predicted, xscale="log", yscale="log", gridsize=70, bins="log", mincnt=1, cmap="viridis", linewidths=0.1
+    )
+    axes.plot(limits, limits, "--", color=GREY, linewidth=1, label=IDENTITY)
+    r2 = comparison.r2(contestant)
+    axes.set_title(f"Diamonds: {len(actual):,} test rows\n$R^2$ = {r2:.4f}, of log(price)", loc="left")
+    axes.set(xlabel="actual price (US$)", ylabel="predicted price (US$)", xlim=limits, ylim=limits, aspect="equal")
+    axes.legend(frameon=False, loc="upper left")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator([500, 1_000, 2_000, 5_000, 10_000, 20_000]))
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.set_minor_locator(NullLocator())
+    add_colour_scale(axes, hexagons)
+    remove_frame(axes)
+
+
+def add_colour_scale(axes: Axes, hexagons: PolyCollection) -> None:
+    """Explain the colours in the empty corner of the diagram."""
+    corner = axes.inset_axes((0.56, 0.14, 0.4, 0.03))
+    scale = axes.figure.colorbar(hexagons, cax=corner, orientation="horizontal", format=StrMethodFormatter("{x:g}"))
+    scale.set_label("diamonds in a hexagon")
+    scale.outline.set_visible(False)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from fastadam.rows import RowAdam
 
 if TYPE_CHECKING:
     from fastadam import schedules
+    from fastadam.checkpoint import Checkpoint, load_checkpoint
+    from fastadam.classifier import MLPClassifier
     from fastadam.custom import optimizer
     from fastadam.display import LossCurveDisplay
     from fastadam.environment import info, warmup
-    from fastadam.mlp import MLPClassifier, MLPRegressor
+    from fastadam.regressor import MLPRegressor
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Checkpoint",
     "FlatBuffer",
     "Lion",
     "LossCurveDisplay",
@@ -39,16 +42,19 @@ __all__ = [
     "__version__",
     "info",
     "kernels",
+    "load_checkpoint",
     "optimizer",
     "schedules",
     "warmup",
 ]  # fmt: skip
 
 _HOMES = {
+    "Checkpoint": "fastadam.checkpoint",
     "LossCurveDisplay": "fastadam.display",
-    "MLPClassifier": "fastadam.mlp",
-    "MLPRegressor": "fastadam.mlp",
+    "MLPClassifier": "fastadam.classifier",
+    "MLPRegressor": "fastadam.regressor",
     "info": "fastadam.environment",
+    "load_checkpoint": "fastadam.checkpoint",
     "optimizer": "fastadam.custom",
     "schedules": "fastadam.schedules",
     "warmup": "fastadam.environment",

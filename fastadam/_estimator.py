@@ -7,92 +7,41 @@ by `network.py`.
 import copy
 import math
 import operator
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import pairwise, zip_longest
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from numbers import Integral
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastadam import _constraints as constraints
 from fastadam._callbacks import EpochCallbacks
-from fastadam._checks import real
 from fastadam._lbfgs import minimize
-from fastadam._model import TrainedNetwork, Validation
+from fastadam._messages import print_epoch, print_stalled, warn_of
+from fastadam._model import Data, TrainedNetwork, engine_of, held_out_of, validation_of, watch
 from fastadam._optimizer import Optimizer
-from fastadam._rates import OF_ALL_SOLVERS, OF_SGD, Rate, rate_of
-from fastadam._solvers import SOLVERS, decays_by_itself, go_on, make_optimizer, update_of
-from fastadam.activations import ACTIVATIONS
+from fastadam._rates import rate_of
+from fastadam._solvers import SOLVERS, go_on, make_optimizer
 from fastadam.buffers import FlatBuffer
-from fastadam.engine import Engine
 from fastadam.losses import LOSSES, predictions
-from fastadam.network import Samples, as_samples, functions_of, layout_of, predict, samples_of_dense, shapes_of
+from fastadam.network import as_samples, functions_of, layout_of, predict, samples_of_dense, shapes_of
 from fastadam.trainer import Outcome, Plan, Progress, train
 
-if TYPE_CHECKING:
-    from fastadam.cuda.network import DeviceEngine
-
 Array = NDArray[Any]
-
-
-class Data(NamedTuple):
-    """What is trained on, validated: targets have two dimensions."""
-
-    X: Any
-    y: Array
-    sample_weight: Array | None
-    loss_targets: Array
-    """The targets as the loss is taken of them."""
-    loss_weight: Array | None
-    """The weights as the loss has them."""
 
 
 class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What the regressor and the classifier share: everything but targets, loss and score."""
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
-        "solver": [StrOptions({"lbfgs", *SOLVERS})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({*OF_SGD, *OF_ALL_SOLVERS}), callable],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "scoring": [str, callable, None],
-        "max_time": [Interval(Real, 0, None, closed="neither"), None],
-        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
-        "device": [StrOptions({"cpu", "cuda", "auto"})],
-    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = constraints.PARAMETER_CONSTRAINTS
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
@@ -161,9 +110,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             self._validate_changed_params()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
-        hidden = self._hidden_units()
-        self._check_combinations(hidden, validation)
-        continuing = hasattr(self, "coefs_") and (self.warm_start or incremental)
+        hidden = constraints.hidden_units(self.hidden_layer_sizes)
+        self._check_combinations(len(hidden), validation)
+        if incremental and self._is_resuming():  # one more epoch, and not the rest of the fit
+            self.__dict__.update(self._kept_after_fit())
+            del self._resumes
+        continuing = hasattr(self, "coefs_") and (self.warm_start or incremental or self._is_resuming())
         given = X, y
         X, y = self._validate_input(X, y, incremental=incremental, reset=not continuing)
         if sample_weight is not None:
@@ -176,121 +128,45 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         params = self._continued(units, X.dtype) if continuing else self._started(units, X.dtype, random_state)
         self.out_activation_ = LOSSES[self._loss_name()].link
         if self.solver == "lbfgs":
-            self._fit_lbfgs(params, data, EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit))
             self._random_state, self._seed = random_state, self.random_state
-            return self
-        optimizer, progress = self._start(params, continuing, random_state)
-        progress.order, held_out = self._split(progress, y, random_state, given_val is None)
-
-        def keep() -> None:
-            self._keep_for_later(optimizer, progress, held_out, random_state)
-
-        def fitted_copy() -> dict[str, Any]:
-            keep()
-            return self._copy_of_fit()
-
-        epochs = 1 if incremental else self.max_iter
-        callbacks = EpochCallbacks(self, given, sample_weight, epochs, fitted_copy)
-        samples = as_samples(X, params.dtype, data.loss_targets, data.loss_weight)
-        with self._engine(optimizer, samples, progress) as engine:
-            model = TrainedNetwork(params, optimizer, engine)
-            if given_val is not None:
-                self._watch(model, _validation_of(*given_val, params.dtype), progress, was_given=True)
-            elif held_out is not None:
-                self._watch(model, self._held_out(data, samples, held_out), progress, was_given=False)
-            outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
-        keep()
-        self._report(outcome, incremental)
+            self._fit_lbfgs(params, data, EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit))
+        else:
+            optimizer, progress = self._start(params, continuing, random_state)
+            self._fit_epochs(optimizer, progress, random_state, data, given, given_val, incremental)
+        self.__dict__.pop("_resumes", None)
         return self
 
-    def _held_out(self, data: Data, samples: Samples, rows: Array) -> Validation:
-        """The validation data that are a part of the user's own."""
-        weight = None if data.sample_weight is None else data.sample_weight[rows]
-        if self.scoring is None:  # the targets alone are needed, and the rest is among the samples
-            return Validation(samples, rows, None, data.y[rows], weight)
-        return _validation_of(data.X[rows], data.y[rows], weight, samples.y.dtype)
-
-    def _engine(self, optimizer: Optimizer, samples: Samples, progress: Progress) -> "Engine | DeviceEngine":
-        """What trains the optimizer's parameters on these samples."""
+    def _fit_epochs(
+        self,
+        optimizer: Optimizer,
+        progress: Progress,
+        random_state: np.random.RandomState,
+        data: Data,
+        given: tuple[Any, Any],
+        given_val: tuple[Any, Array, Array | None] | None,
+        incremental: bool,
+    ) -> None:
+        """Train epoch by epoch; at each end of one, the attributes are all that a later fit goes on from."""
+        progress.order, held_out = self._split(progress, data.y, random_state, given_val is None)
+        self._optimizer, self._progress, self._validation = optimizer, progress, held_out
+        self._random_state, self._seed = random_state, self.random_state
+        self.n_iter_: int = self.n_iter_ if self._is_resuming() else 0
+        epochs = 1 if incremental else max(0, self.max_iter - self.n_iter_)
+        callbacks = EpochCallbacks(self, given, data.sample_weight, epochs, self._copy_of_fit)
         params: FlatBuffer = optimizer.params  # type: ignore[assignment]
-        assert progress.order is not None
-        n_rows, dropout = progress.order.size, float(self.dropout)
-        if self._trains_on_device(samples):
-            return self._device_engine(params, optimizer, samples, n_rows)
-        layout = layout_of(params, self._activations(params), training=True, dropout=dropout > 0)
-        return Engine(
-            params, layout, samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
-            self._checked_batch_size(n_rows), self.n_threads,
-            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
-            loss_setting=self._loss_setting(params.dtype),
-            clip_norm=self.clip_norm, dropout=dropout, seed=progress.seed,
-        )  # fmt: skip
-
-    def _trains_on_device(self, samples: Samples) -> bool:
-        """Whether to train on a CUDA device; raises where that is asked for and not to be had."""
-        if self.device == "cpu":
-            return False
-        asked = samples, self._loss_name(), self.clip_norm, float(self.dropout)
-        if self.device == "auto":
-            from fastadam.cuda import is_available
-
-            if not is_available():
-                return False
-        from fastadam.cuda.network import refusal
-
-        reason = refusal(*asked)
-        if reason and self.device == "cuda":
-            raise NotImplementedError(f"device='cuda' does not have {reason}; or use device='cpu'")
-        return not reason
-
-    def _device_engine(self, params: FlatBuffer, optimizer: Optimizer, samples: Samples, n_rows: int) -> "DeviceEngine":
-        from fastadam.cuda.network import DeviceEngine
-
-        return DeviceEngine(
-            params, self._activations(params), samples, self._loss_name(), update_of(optimizer, self.solver), n_rows,
-            self._checked_batch_size(n_rows),
-            alpha=0.0 if decays_by_itself(self.solver) else self.alpha,
-            loss_setting=self._loss_setting(params.dtype),
-        )  # fmt: skip
-
-    def _watch(self, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:
-        """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
-        params, loss, setting = model.params, self._loss_name(), self._loss_setting(model.params.dtype)
-        layout = layout_of(params, self._activations(params))
-        if was_given or self.scoring == "loss":
-            loss_of = partial(data.loss, layout, params, loss, setting)
-            model.loss = loss_of if was_given else None
-        if not self.early_stopping:
-            return
-        model.best = (self._params if progress.scores else params).copy()
-        if self.scoring is None:
-            scorer = self._validation_scorer(data.y, data.weight)
-            model.score = lambda: scorer(data.predictions(layout, params, loss))
-        elif self.scoring == "loss":
-            model.score = lambda: -loss_of()
-        else:
-            model.score = self._users_scorer(data)
-
-    def _users_scorer(self, data: Validation) -> Callable[[], float]:
-        """What scores the estimator as it is now by its own `scoring`."""
-        from sklearn.metrics import check_scoring
-
-        given = {} if data.weight is None else {"sample_weight": data.weight}
-
-        def score() -> float:
-            fitted = copy.copy(self)
-            fitted.__dict__.pop("feature_names_in_", None)  # they are no longer there on what was validated
-            try:
-                value = scorer(fitted, data.X, self._given_targets(data.y), **given)
-            except AttributeError as error:  # as of probabilities, which a regressor has none of
-                raise ValueError(f"scoring={self.scoring!r} does not go with this estimator: {error}") from error
-            try:
-                return float(value)
-            except (TypeError, ValueError):
-                raise TypeError(f"scoring must give a number, got {value!r}") from None
-
-        scorer = check_scoring(self, self.scoring)
-        return score
+        samples = as_samples(data.X, params.dtype, data.loss_targets, data.loss_weight)
+        with engine_of(self, optimizer, samples, progress) as engine:
+            model = TrainedNetwork(params, optimizer, engine)
+            if given_val is not None:
+                watch(self, model, validation_of(*given_val, params.dtype), progress, was_given=True)
+            elif held_out is not None:
+                rows = held_out_of(data, samples, held_out, alone=self.scoring is not None)
+                watch(self, model, rows, progress, was_given=False)
+            outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
+        self.__dict__.update(self._kept_after_fit())
+        self._parameters_before = self._parameters()
+        if not incremental or outcome is Outcome.INTERRUPTED:
+            warn_of(outcome, self)
 
     def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> tuple[Any, Array, Array | None] | None:
         """The user's own validation data, checked."""
@@ -316,29 +192,37 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         callbacks: EpochCallbacks,
         epochs: int,
     ) -> Outcome:
-        """Run the epochs, with the fitted attributes up to date after each; then keep the best."""
-        rate, self.n_iter_ = rate_of(self), 0
+        """Run the epochs, with the fitted attributes up to date after each; then show the best."""
+        rate = rate_of(self)
 
-        def end_epoch() -> bool:
+        def set_rate() -> None:
+            lr = rate.at(progress)
+            if lr != optimizer.lr:  # to set it takes longer than a small epoch
+                optimizer.lr = lr
+
+        def report() -> None:
             self.n_iter_ += 1
             self._publish(model.params, progress)
-            self._print_epoch(progress)
-            optimizer.lr = rate.at(progress)
-            return callbacks.end_epoch()
+            print_epoch(self, progress)
+            set_rate()
 
         def stalled() -> bool:
             lowered = rate.lower(progress)
-            optimizer.lr = rate.at(progress)
-            self._print_stalled(rate, lowered, optimizer.lr)
+            set_rate()
+            print_stalled(self, rate, lowered, optimizer.lr)
             return not lowered
 
-        optimizer.lr = rate.at(progress)
+        set_rate()
         self._publish(model.params, progress)
         max_time = math.inf if self.max_time is None else float(self.max_time)
         plan = Plan(epochs, self.shuffle, self.tol, self.n_iter_no_change, max_time)
-        outcome = train(model, progress, plan, random_state, callbacks.begin_epoch, end_epoch, stalled)
-        if model.best is not None:
-            self._publish(model.best, progress)
+        outcome = Outcome.CONVERGED
+        if not progress.finished:
+            outcome = train(
+                model, progress, plan, random_state, callbacks.begin_epoch, report, stalled, callbacks.end_epoch
+            )  # fmt: skip
+        if progress.best is not None:
+            self._publish(progress.best, progress)
         self._check_finite()
         callbacks.end_fit()
         return outcome
@@ -363,7 +247,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 n_threads=self.n_threads, callback=end_iteration,
             )  # fmt: skip
         except KeyboardInterrupt:
-            self._report(Outcome.INTERRUPTED, incremental=False)
+            warn_of(Outcome.INTERRUPTED, self)
         self._check_finite()
         callbacks.end_fit()
 
@@ -391,10 +275,32 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _copy_of_fit(self) -> dict[str, Any]:
         """Copies of all that further epochs change in place: with them, a copy of the estimator is independent."""
-        names = ["_params", "_optimizer", "_progress", "_random_state", "random_state"]
+        names = ["_params", "_optimizer", "_random_state", "random_state"]
         names += ["loss_curve_", "validation_loss_curve_", "validation_scores_"]
-        copies: dict[str, Any] = copy.deepcopy({name: vars(self)[name] for name in names if name in vars(self)})
+        live = {name: vars(self)[name] for name in names if name in vars(self)}
+        copies: dict[str, Any] = copy.deepcopy(live | self._kept_after_fit())
         return copies | _views_of(copies["_params"])
+
+    def _kept_after_fit(self) -> dict[str, Any]:
+        """What a warm start or the next `partial_fit` goes on from, but for the optimizer and the random stream.
+
+        Only a warm start goes on with the order and the split of the samples, which are as long as the data.
+        """
+        if "_progress" not in self.__dict__:
+            return {}
+        progress = self._progress.copy()
+        if not self.warm_start:
+            progress.order = None
+        return {"_progress": progress, "_validation": self._validation if self.warm_start else None}
+
+    def _is_resuming(self) -> bool:
+        return "_resumes" in self.__dict__
+
+    def _resume(self) -> None:
+        """Let the next `fit` finish the one that this estimator is a copy of; until then, show the best parameters."""
+        self._resumes = True
+        if self._progress.best is not None:
+            self._publish(self._progress.best, self._progress)
 
     # --- what fitting starts from ---------------------------------------------------------------------------------
 
@@ -411,9 +317,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 progress.seed = int(random_state.randint(2**31))
             return make_optimizer(params, self), progress
         progress = self._progress.copy()
+        progress.finished = progress.finished and self._is_resuming()
         if (progress.scores is None) == self.early_stopping:  # early stopping was switched on or off since
             progress.scores = [] if self.early_stopping else None
-            progress.best_score = -np.inf
+            progress.best_score, progress.best = -np.inf, None
             progress.epochs_without_improvement = 0
         return go_on(params, self, self._optimizer), progress
 
@@ -433,7 +340,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _continued(self, units: list[int], dtype: Any) -> FlatBuffer:
         """A copy of the parameters of the last epoch, or of those that the user has set since."""
-        self._check_same_layers(units)
+        constraints.check_same_layers(self.coefs_, units)
         current = self._current_params(dtype)
         if current is self.__dict__.get("_params") and hasattr(self, "_optimizer"):
             return self._optimizer.params.copy()  # type: ignore
@@ -466,6 +373,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         known = continuing and hasattr(self, "_seed")
         if known and isinstance(self.random_state, Integral) and self._seed == self.random_state:
             stream.set_state(self._random_state.get_state())
+        elif self._is_resuming() and self.random_state is None:
+            stream = copy.deepcopy(self._random_state)
         return stream
 
     def _split(
@@ -482,6 +391,11 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         same_split = (validation is not None) == holds_out
         if progress.order is not None and same_split and progress.order.size + held_out == n_samples:
             return progress.order, validation
+        if self._is_resuming() and progress.order is not None:
+            fitted = progress.order.size + held_out
+            raise ValueError(
+                f"The checkpoint is of a fit on {fitted} samples, and goes on with no other, got {n_samples}"
+            )
         everything = np.arange(n_samples)
         if not holds_out:
             return everything, None
@@ -498,22 +412,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
         return training, validation
-
-    def _keep_for_later(
-        self,
-        optimizer: Optimizer,
-        progress: Progress,
-        validation: Array | None,
-        random_state: np.random.RandomState,
-    ) -> None:
-        """Remember what a warm start or the next `partial_fit` continues from."""
-        self._optimizer = optimizer
-        self._progress = progress.copy()
-        self._validation = validation if self.warm_start else None
-        if not self.warm_start:  # only a warm start goes on with the order, which is as long as the data
-            self._progress.order = None
-        self._random_state, self._seed = random_state, self.random_state
-        self._parameters_before = self._parameters()
 
     @abstractmethod
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:
@@ -551,16 +449,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:
         """Return what scores the network's outputs for the held-out targets `y`."""
 
-    # --- checks and messages --------------------------------------------------------------------------------------
-
     def _validate_params(self) -> None:
-        """scikit-learn's validation, of numbers as the floats that are computed with: of 10**400 that is inf."""
-        constraints = self._parameter_constraints
-        given = {
-            name: _as_computed(value, constraints[name])
-            for name, value in zip(constraints, self._parameters(), strict=True)
-        }
-        validate_parameter_constraints(constraints, given, caller_name=type(self).__name__)
+        constraints.check_parameters(self)
 
     def _parameters(self) -> tuple[Any, ...]:
         """The values of the constructor's parameters, as they are now."""
@@ -568,8 +458,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _validate_changed_params(self) -> None:
         """Validate those that a later `partial_fit` has, which scikit-learn leaves out for the time it takes."""
-        before = self.__dict__.get("_parameters_before", ())
-        now = self._parameters()
+        before, now = self.__dict__.get("_parameters_before", ()), self._parameters()
         if len(before) != len(now) or not all(map(operator.is_, before, now)):
             self._validate_params()
 
@@ -584,64 +473,13 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 raise ValueError(f"X must be a sound sparse matrix: {error}") from None
         return validated
 
-    def _hidden_units(self) -> list[int]:
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if hasattr(sizes, "__iter__") and getattr(sizes, "ndim", None) != 0 else [sizes]
-        if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
-            raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
-        if any(size <= 0 for size in sizes):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return [int(size) for size in sizes]
-
-    def _check_combinations(self, hidden: list[int], validation: tuple[Any, Any, Any]) -> None:
+    def _check_combinations(self, n_hidden: int, validation: tuple[Any, Any, Any]) -> None:
         """Refuse what makes no sense together."""
-        X_val, y_val, sample_weight_val = validation
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val must be given together, or neither of them")
-        if X_val is None and sample_weight_val is not None:
-            raise ValueError("sample_weight_val needs X_val and y_val")
-        self._check_activations(len(hidden))
-        if self.solver == "lbfgs":
-            refused = {
-                "dropout": self.dropout > 0, "clip_norm": self.clip_norm is not None, "X_val": X_val is not None,
-                "max_time": self.max_time is not None, "warmup_epochs": self.warmup_epochs > 0,
-                "learning_rate": self.learning_rate not in OF_SGD, "device": self.device == "cuda",
-            }  # fmt: skip
-            for name, is_set in refused.items():
-                if is_set:
-                    raise ValueError(f"{name} is of the stochastic solvers alone, got solver='lbfgs'")
-
-    def _check_activations(self, hidden: int) -> tuple[str, ...]:
-        """The activation of each of so many hidden layers."""
-        of_each = isinstance(self.activation, list | tuple)
-        names = tuple(self.activation) if of_each else (self.activation,) * hidden
-        unknown = [name for name in names if not isinstance(name, str) or name not in ACTIVATIONS]
-        if unknown:
-            raise ValueError(f"activation must have names among {sorted(ACTIVATIONS)}, got {unknown[0]!r}")
-        if len(names) != hidden:
-            raise ValueError(f"activation must have a name for each of the {hidden} hidden layers, got {names}")
-        return names
+        constraints.check_combinations(self, n_hidden, validation)
 
     def _activations(self, params: FlatBuffer) -> tuple[str, ...]:
         """The activation of each hidden layer of a network with these parameters."""
-        return self._check_activations(len(params) // 2 - 1)
-
-    def _check_same_layers(self, units: list[int]) -> None:
-        fitted = [np.shape(self.coefs_[0])[0], *(np.shape(coef)[1] for coef in self.coefs_)]
-        if units != fitted:
-            raise ValueError(
-                f"The model was fitted with {fitted[1:-1]} hidden units and {fitted[-1]} outputs; going on with "
-                f"{units[1:-1]} hidden units and {units[-1]} outputs needs a new fit with warm_start=False."
-            )
-
-    def _checked_batch_size(self, n_samples: int) -> int:
-        if isinstance(self.batch_size, str):  # "auto"
-            return min(200, n_samples)
-        if self.batch_size > n_samples:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
-            )
-        return min(int(self.batch_size), n_samples)
+        return constraints.activation_names(self.activation, len(params) // 2 - 1)
 
     def _check_finite(self) -> None:
         if not np.isfinite(self._params.flat).all():
@@ -649,41 +487,6 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to"
                 " be preprocessed."
             )
-
-    def _print_epoch(self, progress: Progress) -> None:
-        if not self.verbose:
-            return
-        print(f"Iteration {self.n_iter_}, loss = {progress.losses[-1]:.8f}")
-        if progress.scores is not None:
-            print(f"Validation score: {progress.scores[-1]:f}")
-
-    def _print_stalled(self, rate: Rate, lowered: bool, lr: float) -> None:
-        if not self.verbose:
-            return
-        what = "Validation score" if self.early_stopping else "Training loss"
-        consequence = f"Setting learning rate to {lr:f}" if lowered else rate.last_words
-        print(
-            f"{what} did not improve more than tol={self.tol:f} for {self.n_iter_no_change} consecutive epochs."
-            f" {consequence}"
-        )
-
-    def _report(self, outcome: Outcome, incremental: bool) -> None:
-        if outcome is Outcome.MAX_ITER and not incremental:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't"
-                " converged yet.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        elif outcome is Outcome.MAX_TIME and not incremental:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum time ({self.max_time} s) reached and the optimization hasn't"
-                " converged yet.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-        elif outcome is Outcome.INTERRUPTED:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
 
     # --- predicting, pickling -------------------------------------------------------------------------------------
 
@@ -739,19 +542,6 @@ _OF_EPOCHS = (
     "_no_improvement_count",
 )  # fmt: skip
 """Attributes of a fit by epochs."""
-
-
-def _validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
-    return Validation(as_samples(X, dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
-
-
-def _as_computed(value: Any, constraints: list[Any]) -> Any:
-    """A parameter as scikit-learn should look at it: as a float, if it may be any number of an interval."""
-    types = {rule.type for rule in constraints if isinstance(rule, Interval)}
-    if types and isinstance(value, np.timedelta64):  # it says that it is an integer, and cannot be compared with one
-        return repr(value)
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return real("", value) if is_number and Real in types else value
 
 
 def _all_finite(X: Array) -> bool:

@@ -1,22 +1,38 @@
-"""The network of one fit as the trainer sees it."""
+"""The network of one fit: what it is trained on, by which engine, and how the trainer sees it."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam._constraints import batch_rows
 from fastadam._optimizer import Optimizer
-from fastadam._solvers import group_of
+from fastadam._solvers import decays_by_itself, group_of, update_of
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
 from fastadam.losses import LOSSES, loss_kernel, predictions
-from fastadam.network import Layout, Samples, predict
+from fastadam.network import Layout, Samples, as_samples, layout_of, predict
+from fastadam.trainer import Progress
 
 if TYPE_CHECKING:
     from fastadam.cuda.network import DeviceEngine
 
 Array = NDArray[Any]
+
+
+class Data(NamedTuple):
+    """What is trained on, validated: targets have two dimensions."""
+
+    X: Any
+    y: Array
+    sample_weight: Array | None
+    loss_targets: Array
+    """The targets as the loss is taken of them."""
+    loss_weight: Array | None
+    """The weights as the loss has them."""
 
 
 class Validation(NamedTuple):
@@ -44,7 +60,7 @@ class Validation(NamedTuple):
 
 
 class TrainedNetwork:
-    """The network of one fit as the trainer sees it: it trains, scores, and remembers its best parameters.
+    """The network of one fit as the trainer sees it: it trains, and is scored.
 
     Parameters
     ----------
@@ -59,8 +75,6 @@ class TrainedNetwork:
     def __init__(self, params: FlatBuffer, optimizer: Optimizer, engine: "Engine | DeviceEngine") -> None:
         self.params = params
         """The parameters after the last epoch."""
-        self.best: FlatBuffer | None = None
-        """Those of the best epoch so far, where scores are watched."""
         self.score: Callable[[], float] | None = None
         """Scores the parameters as they are now."""
         self.loss: Callable[[], float] | None = None
@@ -84,6 +98,100 @@ class TrainedNetwork:
         assert self.score is not None
         return self.score()
 
-    def keep_as_best(self) -> None:
+    def snapshot(self) -> FlatBuffer:
         """Copy the parameters as they are now."""
-        self.best = self.params.copy()
+        return self.params.copy()
+
+
+def validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
+    """The user's own validation data."""
+    return Validation(as_samples(X, dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
+
+
+def held_out_of(data: Data, samples: Samples, rows: Array, *, alone: bool) -> Validation:
+    """Rows of the training data as validation data; `alone` copies them, for those who want their features."""
+    weight = None if data.sample_weight is None else data.sample_weight[rows]
+    if alone:
+        return validation_of(data.X[rows], data.y[rows], weight, samples.y.dtype)
+    return Validation(samples, rows, None, data.y[rows], weight)
+
+
+def engine_of(estimator: Any, optimizer: Optimizer, samples: Samples, progress: Progress) -> "Engine | DeviceEngine":
+    """What trains the optimizer's parameters on these samples, as the estimator wants it."""
+    params: FlatBuffer = optimizer.params  # type: ignore[assignment]
+    assert progress.order is not None
+    n_rows, dropout = progress.order.size, float(estimator.dropout)
+    update, rows = update_of(optimizer, estimator.solver), batch_rows(estimator.batch_size, n_rows)
+    activations, loss = estimator._activations(params), estimator._loss_name()
+    alpha = 0.0 if decays_by_itself(estimator.solver) else estimator.alpha
+    setting = estimator._loss_setting(params.dtype)
+    if _trains_on_device(estimator, samples):
+        from fastadam.cuda.network import DeviceEngine
+
+        return DeviceEngine(
+            params, activations, samples, loss, update, n_rows, rows, alpha=alpha, loss_setting=setting
+        )  # fmt: skip
+    layout = layout_of(params, activations, training=True, dropout=dropout > 0)
+    return Engine(
+        params, layout, samples, loss, update, n_rows, rows, estimator.n_threads, alpha=alpha, loss_setting=setting,
+        clip_norm=estimator.clip_norm, dropout=dropout, seed=progress.seed,
+    )  # fmt: skip
+
+
+def _trains_on_device(estimator: Any, samples: Samples) -> bool:
+    """Whether to train on a CUDA device; raises where that is asked for and not to be had."""
+    if estimator.device == "cpu":
+        return False
+    if estimator.device == "auto":
+        from fastadam.cuda import is_available
+
+        if not is_available():
+            return False
+    from fastadam.cuda.network import refusal
+
+    reason = refusal(samples, estimator._loss_name(), estimator.clip_norm, float(estimator.dropout))
+    if reason and estimator.device == "cuda":
+        raise NotImplementedError(f"device='cuda' does not have {reason}; or use device='cpu'")
+    return not reason
+
+
+def watch(estimator: Any, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool) -> None:
+    """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
+    params, loss, setting = model.params, estimator._loss_name(), estimator._loss_setting(model.params.dtype)
+    layout = layout_of(params, estimator._activations(params))
+    if was_given or estimator.scoring == "loss":
+        loss_of = partial(data.loss, layout, params, loss, setting)
+        model.loss = loss_of if was_given else None
+    if not estimator.early_stopping:
+        return
+    if progress.best is None:
+        progress.best = model.snapshot()
+    if estimator.scoring is None:
+        scorer = estimator._validation_scorer(data.y, data.weight)
+        model.score = lambda: scorer(data.predictions(layout, params, loss))
+    elif estimator.scoring == "loss":
+        model.score = lambda: -loss_of()
+    else:
+        model.score = _users_scorer(estimator, data)
+
+
+def _users_scorer(estimator: Any, data: Validation) -> Callable[[], float]:
+    """What scores the estimator as it is now by its own `scoring`."""
+    from sklearn.metrics import check_scoring
+
+    given = {} if data.weight is None else {"sample_weight": data.weight}
+    scorer = check_scoring(estimator, estimator.scoring)
+
+    def score() -> float:
+        fitted = copy.copy(estimator)
+        fitted.__dict__.pop("feature_names_in_", None)  # they are no longer there on what was validated
+        try:
+            value = scorer(fitted, data.X, estimator._given_targets(data.y), **given)
+        except AttributeError as error:  # as of probabilities, which a regressor has none of
+            raise ValueError(f"scoring={estimator.scoring!r} does not go with this estimator: {error}") from error
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"scoring must give a number, got {value!r}") from None
+
+    return score

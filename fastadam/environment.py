@@ -14,12 +14,13 @@ from threadpoolctl import threadpool_info
 from fastadam import kernels
 from fastadam._cache import cache_directory
 from fastadam._threads import may_launch_parallel
+from fastadam.classifier import MLPClassifier
 from fastadam.cpu import PARALLEL_BYTES
 from fastadam.cuda import is_available
 from fastadam.gang import available_threads
 from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
-from fastadam.mlp import MLPClassifier, MLPRegressor
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
+from fastadam.regressor import MLPRegressor
 from fastadam.rows import RowAdam
 
 _OPTIMIZERS = (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion)

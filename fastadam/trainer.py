@@ -29,8 +29,8 @@ class Model(Protocol):
     def validation_score(self) -> float:
         """Score the model as it is now on held-out samples; higher is better."""
 
-    def keep_as_best(self) -> None:
-        """Remember the parameters as they are now."""
+    def snapshot(self) -> Any:
+        """Copy the parameters as they are now."""
 
 
 class Outcome(enum.Enum):
@@ -66,6 +66,10 @@ class Progress:
     """Losses on validation data, if there are any."""
     seed: int = 0
     """Of dropout."""
+    best: Any = None
+    """The parameters of the best score, as `Model.snapshot` gave them."""
+    finished: bool = False
+    """Whether training ended by itself, before the last epoch."""
 
     def copy(self) -> "Progress":
         """Copy all that training changes in place."""
@@ -92,8 +96,9 @@ def train(
     plan: Plan,
     random_state: np.random.RandomState,
     begin_epoch: Callable[[], None],
+    report: Callable[[], None],
+    stalled: Callable[[], bool],
     end_epoch: Callable[[], bool],
-    stalled: Callable[[], bool] = lambda: True,
 ) -> Outcome:
     """Train until the plan, a callback or the user ends it; `progress` is updated epoch by epoch.
 
@@ -107,10 +112,14 @@ def train(
         When to stop and whether to shuffle.
     random_state : RandomState
         Draws one permutation an epoch.
-    begin_epoch, end_epoch : callable
-        Called around each epoch; `end_epoch` returns True to stop.
-    stalled : callable, optional
-        Called where nothing has improved for too long; returns False to go on nonetheless, and count anew.
+    begin_epoch : callable
+        Called before each epoch.
+    report : callable
+        Called after it.
+    stalled : callable
+        Called next where nothing has improved for too long; returns False to go on nonetheless, and count anew.
+    end_epoch : callable
+        Called last, when `progress` has all that a later call goes on from; returns True to stop.
 
     Returns
     -------
@@ -118,16 +127,21 @@ def train(
         Why training ended.
     """
     end = time.monotonic() + plan.max_time
+    progress.finished = False
     try:
         for epoch in range(plan.max_iter):
             begin_epoch()
             _run_epoch(model, progress, plan, random_state)
-            stop = end_epoch()
+            report()
             if progress.epochs_without_improvement > plan.n_iter_no_change:
-                if stalled():
-                    return Outcome.CONVERGED
-                progress.epochs_without_improvement = 0
+                progress.finished = stalled()
+                if not progress.finished:
+                    progress.epochs_without_improvement = 0
+            stop = end_epoch()
+            if progress.finished:
+                return Outcome.CONVERGED
             if stop:
+                progress.finished = True
                 return Outcome.STOPPED
             if time.monotonic() >= end and epoch < plan.max_iter - 1:
                 return Outcome.MAX_TIME
@@ -166,4 +180,4 @@ def _watch_score(model: Model, progress: Progress, tol: float) -> None:
     progress.epochs_without_improvement = 0 if improved else progress.epochs_without_improvement + 1
     if score > progress.best_score:
         progress.best_score = score
-        model.keep_as_best()
+        progress.best = model.snapshot()

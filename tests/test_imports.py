@@ -20,10 +20,11 @@ LAYERS = [
     {"cuda"},
     {"trainer"},
     {"_callbacks", "_lbfgs", "_rates", "_solvers"},
+    {"_constraints", "_messages"},
     {"_model"},
     {"_estimator"},
-    {"mlp"},
-    {"display", "environment"},
+    {"classifier", "regressor"},
+    {"checkpoint", "display", "environment"},
     {"interop"},
     {"__init__"},
     {"__main__"},
@@ -72,7 +73,7 @@ def test_importing_the_package_loads_no_optional_dependency_and_compiles_nothing
 def test_importing_the_package_loads_what_few_need_only_when_it_is_asked_for():
     code = (
         "import sys, fastadam\n"
-        "late = {'fastadam.custom', 'fastadam.schedules', 'fastadam.mlp', 'sklearn'}\n"
+        "late = {'fastadam.custom', 'fastadam.schedules', 'fastadam.regressor', 'sklearn'}\n"
         "print(late & set(sys.modules))\n"
         "from fastadam import optimizer, schedules\n"
         "print(optimizer.__module__, fastadam.schedules is schedules, schedules.__name__)\n"

@@ -29,7 +29,7 @@ y = X[:, 0] * X[:, 1] + X[:, 2]
 KINDS = {MLPRegressor: y, MLPClassifier: np.digitize(y, [-0.5, 0.5])}
 
 TRUSTED = {
-    "fastadam.mlp.MLPRegressor", "fastadam.mlp.MLPClassifier", "fastadam.buffers.FlatBuffer",
+    "fastadam.regressor.MLPRegressor", "fastadam.classifier.MLPClassifier", "fastadam.buffers.FlatBuffer",
     "fastadam.trainer.Progress", "fastadam.schedules._PlateauState", "fastadam._solvers.VelocitySGD",
     "fastadam.network.Layout",  # where arrays of `coefs_` were set by hand
     *(f"fastadam.optimizers.{name}" for name in

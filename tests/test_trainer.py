@@ -35,17 +35,21 @@ class FakeModel:
         self.calls.append("score")
         return next(self._scores)
 
-    def keep_as_best(self):
+    def snapshot(self):
         self.best_epochs.append(self.epochs)
+        return self.epochs
 
 
-def run(model, progress=None, *, n=5, seed=0, begin=lambda: None, end=lambda: False, stalled=lambda: True, **plan):
+def run(
+    model, progress=None, *, n=5, seed=0, begin=lambda: None, report=lambda: None, end=lambda: False,
+    stalled=lambda: True, **plan
+):  # fmt: skip
     """Train the fake; returns the outcome and the progress."""
     progress = Progress() if progress is None else progress
     progress.order = np.arange(n) if progress.order is None else progress.order
     plan = Plan(**({"max_iter": 100, "shuffle": False, "tol": 0.1, "n_iter_no_change": 2} | plan))
     random_state = np.random.RandomState(seed) if isinstance(seed, int) else seed
-    return train(model, progress, plan, random_state, begin, end, stalled), progress
+    return train(model, progress, plan, random_state, begin, report, stalled, end), progress
 
 
 def expected_epochs(values, tol, patience, higher_is_better):

@@ -25,7 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.utils.validation import check_is_fitted
 
 from fastadam.buffers import FLOAT_DTYPES
-from fastadam.mlp import MLPClassifier, MLPRegressor
+from fastadam.classifier import MLPClassifier
+from fastadam.regressor import MLPRegressor
 
 __all__ = ["to_onnx"]
 
