@@ -56,12 +56,14 @@ def check_parameters(estimator: Any) -> None:
 
 
 def _as_computed(value: Any, rules: list[Any]) -> Any:
-    """A parameter as scikit-learn should look at it: as a float, if it may be any number of an interval."""
+    """A parameter as scikit-learn should look at it: as a float, where that is another number or type."""
     types = {rule.type for rule in rules if isinstance(rule, Interval)}
     if types and isinstance(value, np.timedelta64):  # it says that it is an integer, and cannot be compared with one
         return repr(value)
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return real("", value) if is_number and Real in types else value
+    if Real not in types or not isinstance(value, Real) or isinstance(value, bool):
+        return value
+    computed = real("", value)  # type: ignore[arg-type]
+    return value if computed == value and isinstance(value, int | float | np.generic) else computed
 
 
 def hidden_units(hidden_layer_sizes: Any) -> list[int]:
