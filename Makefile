@@ -66,15 +66,15 @@ test-peers: $(PEERS_VENV)/.installed-test $(PEERS_VENV)/.installed-peers
 CUDA_IN_VENV := $(CUDA_VENV)/.installed-cuda $(CUDA_VENV)/.installed-cuda-test
 
 test-cuda: $(CUDA_IN_VENV)
-	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py tests/test_cuda_network.py fastadam/cuda
+	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py tests/test_cuda_storage.py tests/test_cuda_network.py fastadam/cuda
 	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_code.py tests/test_cuda_missing.py --capture=no
 
-# The tests of a real GPU, and its benchmark of ten minutes: make gpu NAME=h100
+# The tests of a real GPU, and its benchmark of ten minutes, which runs whatever the tests find: make gpu NAME=h100
 gpu: $(CUDA_IN_VENV) $(CUDA_VENV)/.installed-gpu
 	@test -n "$(NAME)" || { echo "name the GPU: make gpu NAME=h100"; exit 1; }
 	$(CUDA_VENV)/bin/python -c "from fastadam.cuda.jit import require_device; require_device()"
-	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_device.py
-	$(CUDA_VENV)/bin/python -m bench.gpu $(NAME)
+	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_device.py; tested=$$?; \
+	$(CUDA_VENV)/bin/python -m bench.gpu $(NAME) && exit $$tested
 
 lint: $(VENV)/.installed-dev
 	$(IN_VENV) -m ruff check

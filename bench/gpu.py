@@ -2,16 +2,20 @@
 
 Times are of the device's own clock, events around many steps, in turns with the peer's; the median turn counts. The
 parts are done in the order of their weight, and what would begin after nine minutes is left out, and said so.
+
+Each part runs in a process of its own, and writes each figure down as soon as it has it: an error of the device, after
+which nothing works in a process any more, or a hang, costs no more than what it struck.
 """
 
 import json
+import os
 import platform
 import re
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +44,15 @@ RULES = {
     "sgd": (SGD, {}), "momentum": (SGD, {"momentum": 0.9}), "rmsprop": (RMSprop, {}), "adagrad": (Adagrad, {}),
     "adadelta": (Adadelta, {}), "adam": (Adam, {}), "amsgrad": (Adam, {"amsgrad": True}), "adamw": (AdamW, {}),
     "adamax": (Adamax, {}), "nadam": (NAdam, {}), "radam": (RAdam, {}), "lion": (Lion, {}),
+    "adam, state in bfloat16": (Adam, {"state_dtype": "bfloat16"}),
+    "adam, state in uint8": (Adam, {"state_dtype": "uint8"}),
+    "adam, copy in bfloat16": (Adam, {"copy_dtype": "bfloat16"}),
+    "adam, clipped by norm": (Adam, {"max_norm": 1.0}),
 }  # fmt: skip
+HALVES = {
+    "adam, float16": {}, "adam, float16, state in bfloat16": {"state_dtype": "bfloat16"},
+}  # fmt: skip
+"""The same of parameters in two bytes."""
 # Units of each layer, samples of a step.
 FITS = {
     "small": ((20, 100, 1), 200),
@@ -56,12 +68,17 @@ Work = Callable[[], object]
 class Clock:
     """What is left of the time."""
 
-    def __init__(self) -> None:
-        self._end = time.monotonic() + SECONDS
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._end - time.monotonic()
 
     def allows(self, what: str, seconds: float = 5.0) -> bool:
         """Whether there is time for a part; if not, says so."""
-        if time.monotonic() + seconds < self._end:
+        if self.left > seconds:
             return True
         print(f"left out, for want of time: {what}", flush=True)
         return False
@@ -105,50 +122,42 @@ def copy_bandwidth() -> float:
     return 2 * source.nbytes / best
 
 
-def bytes_a_parameter(optimizer: Any) -> int:
-    """Parameter, gradient and states read; parameter and states written."""
-    return 4 * (3 + 2 * len(optimizer.state))
+def bytes_a_parameter(optimizer: Any, options: dict[str, Any], itemsize: int) -> float:
+    """Parameter (in float32, and its copy), gradient and states read; parameter, copy and states written."""
+    states = [row for name, row in optimizer.state.items() if name != "master"]
+    size = next(iter(optimizer.state.values())).size if states else 1
+    copy = 2 * (itemsize == 2 or optimizer.copies is not None)
+    gradient = itemsize * (2 if "max_norm" in options else 1)
+    return 8 + gradient + copy + 2 * sum(row.size * row.dtype.itemsize for row in states) / size
 
 
-def step_rates(clock: Clock, bandwidth: float) -> list[dict[str, Any]]:
+def steps(record: "Record", clock: Clock) -> None:
     """Of each rule at each size, the part of the copy's bandwidth that a step reaches."""
-    results = []
-    for size in SIZES:
-        for name, (of, options) in RULES.items():
-            if size == SIZES[-1] and name not in ("sgd", "adam", "amsgrad", "lion"):
-                continue
-            if not clock.allows(f"{name} at {size:,}"):
-                continue
-            try:
-                p, g = cupy.ones(size, np.float32), cupy.full(size, 1e-3, np.float32)
-                optimizer = of(p, **options)
-            except (MemoryError, cupy.cuda.memory.OutOfMemoryError):
-                print(f"left out, for want of memory: {name} at {size:,}")
-                continue
-            seconds = device_seconds(partial(optimizer.step, g), repeats_for(size))
-            part = bytes_a_parameter(optimizer) * size / seconds / bandwidth
-            results.append({"rule": name, "size": size, "seconds": seconds, "of_copy_bandwidth": part})
-            print(f"{name:10} {size:13,}  {seconds * 1e6:10.1f} us  {part:.3f} of the copy", flush=True)
-            del p, g, optimizer
-            _free()
-    return results
+    bandwidth = copy_bandwidth()
+    record.add({"copy_bytes_a_second": bandwidth})
+    kinds = [(name, of, options, np.float32) for name, (of, options) in RULES.items()]
+    kinds += [(name, Adam, options, np.float16) for name, options in HALVES.items()]
+    for size in SIZES[::-1]:  # the large ones say the most
+        for name, of, options, dtype in kinds:
+            if clock.allows(f"{name} at {size:,}"):
+                record.guarded({"rule": name, "size": size}, partial(_step, of, options, dtype, size, bandwidth))
+                _free()
 
 
-def beside_pytorch(clock: Clock) -> list[dict[str, Any]]:
+def _step(of: Any, options: dict[str, Any], dtype: Any, size: int, bandwidth: float) -> dict[str, float]:
+    p, g = cupy.ones(size, dtype), cupy.full(size, 1e-3, dtype)
+    optimizer = of(p, **options)
+    seconds = device_seconds(partial(optimizer.step, g), repeats_for(size))
+    part = bytes_a_parameter(optimizer, options, np.dtype(dtype).itemsize) * size / seconds / bandwidth
+    return {"seconds": seconds, "of_copy_bandwidth": part}
+
+
+def beside_pytorch(record: "Record", clock: Clock) -> None:
     """Adam beside PyTorch's fused one, launched by Python; and both captured in graphs."""
-    results = []
-    for size in SIZES:
-        if torch is None or not clock.allows(f"PyTorch at {size:,}", 15):
-            continue
-        try:
-            results.append(_beside_pytorch(size))
-        except (MemoryError, torch.cuda.OutOfMemoryError, cupy.cuda.memory.OutOfMemoryError):
-            print(f"left out, for want of memory: PyTorch at {size:,}")
-            continue
-        finally:
+    for size in SIZES[::-1]:
+        if torch is not None and clock.allows(f"PyTorch at {size:,}", 15):
+            record.guarded({"size": size}, partial(_beside_pytorch, size))
             _free()
-        print(results[-1], flush=True)
-    return results
 
 
 def _beside_pytorch(size: int) -> dict[str, Any]:
@@ -164,7 +173,7 @@ def _beside_pytorch(size: int) -> dict[str, Any]:
     graphs = {"ours": _captured(works["ours"]), "capturable": _captured_by_torch(works["capturable"])}
     replayed = in_turns(graphs, repeats)
     return {
-        "size": size, "seconds": times, "seconds_in_graphs": replayed,
+        "seconds": times, "seconds_in_graphs": replayed,
         "ours_over_fused": times["ours"] / times["fused"],
         "ours_over_capturable": times["ours"] / times["capturable"],
         "ours_over_capturable_in_graphs": replayed["ours"] / replayed["capturable"],
@@ -173,6 +182,7 @@ def _beside_pytorch(size: int) -> dict[str, Any]:
 
 def _captured(work: Work) -> Work:
     stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()  # what the stream does not wait for
     with stream:
         work()
         stream.begin_capture()
@@ -193,7 +203,7 @@ def _captured_by_torch(work: Work) -> Work:
     return graph.replay
 
 
-def launch_costs() -> dict[str, float]:
+def launch_microseconds(record: "Record", clock: Clock) -> None:
     """Microseconds of Python for a step of 1,000 parameters, which the device does in less."""
     p, g = cupy.ones(1000, np.float32), cupy.ones(1000, np.float32)
     many, many_g = ([cupy.ones(1000, np.float32) for _ in range(100)] for _ in range(2))
@@ -206,10 +216,12 @@ def launch_costs() -> dict[str, float]:
         theirs = torch.nn.Parameter(torch.ones(1000, device="cuda"))
         theirs.grad = torch.ones_like(theirs)
         works["PyTorch, fused"] = torch.optim.Adam([theirs], fused=True).step
-    return {name: _host_microseconds(work) for name, work in works.items()}
+    for name, work in works.items():
+        if clock.allows(name):
+            record.guarded({"step": name}, partial(_host_microseconds, work))
 
 
-def _host_microseconds(work: Work) -> float:
+def _host_microseconds(work: Work) -> dict[str, float]:
     turns = []
     for _ in range(20):
         cupy.cuda.Device().synchronize()
@@ -217,37 +229,32 @@ def _host_microseconds(work: Work) -> float:
         for _ in range(50):  # fewer than the queue holds: launching does not wait then
             work()
         turns.append((time.perf_counter() - start) / 50)
-    return median(turns[1:]) * 1e6
+    return {"microseconds": median(turns[1:]) * 1e6}
 
 
 # --- fits -------------------------------------------------------------------------------------------------------------
 
 
-def fits(clock: Clock) -> list[dict[str, Any]]:
+def fits(case: str, record: "Record", clock: Clock) -> None:
     """Seconds of an epoch, ours and PyTorch's, data on the device; the first epochs, which compile, do not count."""
-    results = []
-    for case, (units, batch) in FITS.items():
-        rng = np.random.default_rng(0)
-        X = rng.standard_normal((N_SAMPLES, units[0])).astype(np.float32)
-        y = np.tanh(X[:, :10]).sum(axis=1).astype(np.float32)
-        found: dict[str, Any] = {"case": case, "units": units, "batch": batch, "seconds_an_epoch": {}}
-        kinds = {"ours, cuda": (_our_epoch, "cuda"), "ours, cpu": (_our_epoch, "cpu")}
-        if torch is not None:
-            kinds |= {f"PyTorch, {kind}": (_their_epoch, kind) for kind in ("graphed", "eager", "compiled")}
-        contenders = {name: partial(epoch, kind, X, y, units, batch) for name, (epoch, kind) in kinds.items()}
-        for name, epoch in contenders.items():
-            if clock.allows(f"{name}, {case}", 30):
-                try:
-                    found["seconds_an_epoch"][name] = epoch()
-                except Exception as error:  # one contender less is no reason to lose what was measured
-                    found.setdefault("failed", {})[name] = f"{type(error).__name__}: {error}"
-        results.append(found)
-        print(found, flush=True)
-        _free()
-    return results
+    units, batch = FITS[case]
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((N_SAMPLES, units[0])).astype(np.float32)
+    y = np.tanh(X[:, :10]).sum(axis=1).astype(np.float32)
+    kinds = {"ours, cuda": (_our_epoch, "cuda")}
+    if torch is not None:
+        kinds |= {"PyTorch, graphed": (_their_epoch, "graphed"), "PyTorch, eager": (_their_epoch, "eager")}
+    kinds |= {"ours, cpu": (_our_epoch, "cpu")}
+    if torch is not None:
+        kinds |= {"PyTorch, compiled": (_their_epoch, "compiled")}
+    for name, (epoch, kind) in kinds.items():
+        if clock.allows(f"{name}, {case}", 20):
+            about = {"case": case, "units": units, "batch": batch, "contender": name}
+            record.guarded(about, partial(epoch, kind, X, y, units, batch))
+            _free()
 
 
-def _our_epoch(device: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> float:
+def _our_epoch(device: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> dict[str, float]:
     times: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -257,10 +264,10 @@ def _our_epoch(device: str, X: Any, y: Any, units: tuple[int, ...], batch: int) 
             start = time.perf_counter()
             model.set_params(max_iter=epochs).fit(X, y)
             times.append(time.perf_counter() - start)
-    return (times[1] - times[0]) / EPOCHS
+    return {"seconds_an_epoch": (times[1] - times[0]) / EPOCHS}
 
 
-def _their_epoch(kind: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> float:
+def _their_epoch(kind: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> dict[str, float]:
     layers: list[Any] = []
     for k, (fan_in, fan_out) in enumerate(pairwise(units)):
         layers += [torch.nn.Linear(fan_in, fan_out)] + [torch.nn.ReLU()] * (k < len(units) - 2)
@@ -295,7 +302,7 @@ def _their_epoch(kind: str, X: Any, y: Any, units: tuple[int, ...], batch: int) 
     start = time.perf_counter()
     for _ in range(EPOCHS):
         epoch()
-    return (time.perf_counter() - start) / EPOCHS
+    return {"seconds_an_epoch": (time.perf_counter() - start) / EPOCHS}
 
 
 def _captured_training(step: Callable[[], None]) -> Work:
@@ -336,28 +343,100 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
+class Record:
+    """The results of a part, in the file that has all: written anew with each figure."""
+
+    def __init__(self, path: Path, part: str) -> None:
+        self._path, self._part = path, part
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row of results down."""
+        results = json.loads(self._path.read_text()) if self._path.exists() else {}
+        results.setdefault(self._part, []).append(row)
+        written = self._path.with_suffix(".part")
+        written.write_text(json.dumps(results, indent=1) + "\n")
+        os.replace(written, self._path)  # at no moment is there half a file
+        print(self._part, row, flush=True)
+
+    def guarded(self, about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure, and write down what was found, or what went wrong: the next figure is measured anyway."""
+        try:
+            found = measure()
+        except Exception as error:
+            found = {"failed": f"{type(error).__name__}: {error}"[:500]}
+        self.add(about | found)
+
+
+PARTS: dict[str, Callable[[Record, Clock], None]] = {
+    "beside_pytorch": beside_pytorch,
+    "steps": steps,
+    **{f"fits, {case}": partial(fits, case) for case in ("mid", "wide", "small", "wider")},
+    "launch_microseconds": launch_microseconds,
+}
+LONGEST = {"beside_pytorch": 120.0, "steps": 150.0, "launch_microseconds": 30.0}
+"""Seconds of a part; of the others 100."""
+
+
+def run_parts(
+    path: Path, command: list[str], parts: Iterable[str] = tuple(PARTS), seconds: float = SECONDS, grace: float = 30.0
+) -> None:
+    """Run each part in a process of its own, and write down which of them ended badly."""
+    clock, failures = Clock(seconds), Record(path, "failed")
+    for part in parts:
+        if not clock.allows(part, min(20.0, seconds / 2)):
+            failures.add({"part": part, "why": "left out, for want of time"})
+            continue
+        longest = min(LONGEST.get(part, 100.0), clock.left)
+        try:
+            # A part that keeps to its time ends by itself; one that hangs is ended.
+            ended = subprocess.run([*command, part, str(longest)], check=False, timeout=longest + grace)
+            if ended.returncode:
+                failures.add({"part": part, "why": f"ended with {ended.returncode}"})
+        except subprocess.TimeoutExpired:
+            failures.add({"part": part, "why": "hung"})
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The tables for the docs."""
+    lines = ["| parameters | rule | µs | of the copy's bandwidth |", "| --- | --- | --- | --- |"]
+    for row in results.get("steps", []):
+        if "seconds" in row:
+            lines += [
+                f"| {row['size']:,} | {row['rule']} | {row['seconds'] * 1e6:.1f} | {row['of_copy_bandwidth']:.3f} |"
+            ]
+    lines += ["", "| parameters | over PyTorch fused | over capturable | both in graphs |", "| --- | --- | --- | --- |"]
+    for row in results.get("beside_pytorch", []):
+        if "seconds" in row:
+            ratios = [row[f"ours_over_{name}"] for name in ("fused", "capturable", "capturable_in_graphs")]
+            lines += [f"| {row['size']:,} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"]
+    lines += ["", "| network | contender | s an epoch |", "| --- | --- | --- |"]
+    for case in FITS:
+        for row in results.get(f"fits, {case}", []):
+            if "seconds_an_epoch" in row:
+                lines += [f"| {case} | {row['contender']} | {row['seconds_an_epoch']:.4f} |"]
+    return "\n".join(lines)
+
+
 def main(name: str) -> None:
     """Measure everything and write it down."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise SystemExit(f"the machine's name must be of letters, digits, '.', '_' and '-', got {name!r}")
     if cupy is None or not is_available():
         raise SystemExit("this needs a GPU, its driver, and the extra `cuda`")
-    clock, bandwidth = Clock(), copy_bandwidth()
-    results: dict[str, Any] = {"machine": machine(), "copy_bytes_a_second": bandwidth}
     path = Path(__file__).parent / "results" / f"gpu-{name}.json"
-    parts: dict[str, Callable[[], Any]] = {
-        "beside_pytorch": lambda: beside_pytorch(clock),
-        "launch_microseconds": launch_costs,
-        "fits": lambda: fits(clock),
-        "steps": lambda: step_rates(clock, bandwidth),
-    }
-    for part, measure in parts.items():
-        results[part] = measure()
-        path.write_text(json.dumps(results, indent=1) + "\n")  # what is measured stays, whatever the next part does
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    Record(path, "machine").add(machine())
+    run_parts(path, [sys.executable, "-m", "bench.gpu", name])
+    print(summary(json.loads(path.read_text())))
     print(f"written: {path}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) == 2:
+        main(sys.argv[1])
+    elif len(sys.argv) == 4:  # as `run_parts` calls it
+        own = Path(__file__).parent / "results" / f"gpu-{sys.argv[1]}.json"
+        PARTS[sys.argv[2]](Record(own, sys.argv[2]), Clock(float(sys.argv[3])))
+    else:
         raise SystemExit("usage: python -m bench.gpu NAME")
-    main(sys.argv[1])

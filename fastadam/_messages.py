@@ -5,7 +5,7 @@ from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 
-from fastadam._rates import Rate
+from fastadam._rates import OVER_ALL_EPOCHS, Rate
 from fastadam.trainer import Outcome, Progress
 
 
@@ -31,9 +31,11 @@ def print_stalled(estimator: Any, rate: Rate, lowered: bool, lr: float) -> None:
 
 
 def warn_of(outcome: Outcome, estimator: Any) -> None:
-    """Warn where training ended before it had converged."""
+    """Warn where training ended before it had converged; a schedule over all epochs is meant to end there."""
     if outcome is Outcome.INTERRUPTED:
         warnings.warn("Training interrupted by user.", stacklevel=2)
+    if outcome is Outcome.MAX_ITER and estimator.learning_rate in OVER_ALL_EPOCHS:
+        return
     reached = {
         Outcome.MAX_ITER: f"Maximum iterations ({estimator.max_iter})",
         Outcome.MAX_TIME: f"Maximum time ({estimator.max_time} s)",

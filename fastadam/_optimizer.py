@@ -195,6 +195,7 @@ class Optimizer:
         if name not in self._groups:
             raise KeyError(f"{name!r} is not a group of this optimizer, which has {list(self._groups)}")
         checked = self._check_overrides(name, settings)
+        self._check_change({}, self._groups | {name: self._groups[name] | checked})
         self._groups[name] |= checked
         self._set({})
 
@@ -295,9 +296,9 @@ class Optimizer:
         if not hasattr(self, "_state"):  # the constructor is not that far yet
             self._numbers |= numbers
             return
-        self._check_change(numbers)
+        self._check_change(numbers, self._groups)
         self._numbers |= numbers
-        rows, options = [self._numbers, *(self._numbers | group for group in self._groups.values())], self._options
+        rows, options = self._rows, self._options
         extra = [1.0, options["clip_value"] or math.inf, 1.0 - (options["ema_decay"] or 0.0)]
         table = [extra, *(self._row(k, values) for k, values in enumerate(rows))]
         width = max(map(len, table))
@@ -317,8 +318,13 @@ class Optimizer:
         self._is_plain = options["max_norm"] is None and options["on_nonfinite"] == "ignore"
         self._serial_kernel = step_kernel(self._variant, self._arrays.dtype.name, False)
 
-    def _check_change(self, numbers: Mapping[str, Any]) -> None:
-        """Refuse numbers that the rule, chosen when the optimizer was made, has no place for."""
+    @property
+    def _rows(self) -> list[dict[str, Any]]:
+        """The numbers of each row of the table: of what has no group, then of each group."""
+        return [self._numbers, *(self._numbers | group for group in self._groups.values())]
+
+    def _check_change(self, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse numbers, of all or of groups, that the rule, chosen when the optimizer was made, has no place for."""
 
     @property
     def _is_decoupled(self) -> bool:
@@ -452,7 +458,7 @@ class Optimizer:
         counters = self._checked_counters(state)
         groups = self._checked_groups(state) if "groups" in own else {}
         numbers = {name: self._spec(name).check(name, state[name]) for name in self._numbers}
-        self._check_change(numbers)
+        self._check_change(numbers, self._groups | groups)
         self._load_counters(counters)
         self._groups |= groups
         self._set(numbers)

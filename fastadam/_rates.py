@@ -12,7 +12,9 @@ from fastadam.trainer import Progress
 
 OF_SGD = ("constant", "invscaling", "adaptive")
 """scikit-learn's own; the last two are of solver="sgd" alone."""
-OF_ALL_SOLVERS = ("cosine", "linear", "one_cycle", "plateau")
+OVER_ALL_EPOCHS = ("cosine", "linear", "one_cycle")
+"""Those that end with the last epoch: to reach it is what was asked for, and no failure to converge."""
+OF_ALL_SOLVERS = (*OVER_ALL_EPOCHS, "plateau")
 
 
 class Rate:

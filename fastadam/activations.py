@@ -119,15 +119,25 @@ def gelu_backward(d, z, t):
 
 
 def mish(z, t):
-    """The identity times tanh(softplus(z)) (Misra 2020)."""
-    return z * math.tanh(max(z, t(0)) + math.log1p(math.exp(-abs(z))))
+    """The identity times tanh(softplus(z)) (Misra 2020).
+
+    That factor is n / (n + 2) with n = exp(z) (exp(z) + 2): one exponential in place of three functions. Above 0 both
+    parts are divided by exp(z)², which would overflow.
+    """
+    e = math.exp(-abs(z))
+    part = t(1) + t(2) * e if z > t(0) else e * (e + t(2))
+    rest = t(2) * e * e if z > t(0) else t(2)
+    return z * (part / (part + rest))
 
 
 def mish_backward(d, z, t):
     """The derivative is w + z s (1 - w²) with s the logistic function and w = tanh(softplus(z))."""
-    w = math.tanh(max(z, t(0)) + math.log1p(math.exp(-abs(z))))
-    s = t(1) / (t(1) + math.exp(-z))
-    return d * (w + z * s * (t(1) - w * w))
+    e = math.exp(-abs(z))
+    part = t(1) + t(2) * e if z > t(0) else e * (e + t(2))
+    rest = t(2) * e * e if z > t(0) else t(2)
+    w = part / (part + rest)
+    s = (t(1) if z > t(0) else e) / (t(1) + e)
+    return d * (w + z * s * (rest / (part + rest)) * (t(1) + w))
 
 
 ACTIVATIONS = {

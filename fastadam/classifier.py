@@ -105,7 +105,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Seconds after which no further epoch begins; a ConvergenceWarning says so.
     n_threads : int or None, default=None
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
-        the cores that the process may use and no other fit is using. The model is the same, to the bit, on any number.
+        the cores that the process may use; fits at once share them. The model is the same, to the bit, on any number.
     device : {"cpu", "cuda", "auto"}, default="cpu"
         Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one
         that has what is asked for. Either way X, y and the fitted attributes are arrays on the host.

@@ -32,7 +32,6 @@ from fastadam.gang import (
     available_threads,
     await_phase,
     claim,
-    dismissed,
     done_in_time,
     finish,
     finisher,
@@ -40,6 +39,7 @@ from fastadam.gang import (
     open_phase,
     rest,
     rows_of,
+    takes_part,
     tasks_of,
 )
 from fastadam.gemm import squared_norm
@@ -355,8 +355,8 @@ def batch_loss(job, control, lanes):
 def follow(job, thread, control, seen):
     """Share the phases that the leader opens; returns the last one seen, after a while without another."""
     while True:
-        phase = await_phase(control, seen)
-        if phase == seen or dismissed(control):
+        phase = await_phase(control, thread, seen)
+        if phase == seen or not takes_part(control, thread):
             return seen
         share(job, thread, control, phase)
         seen = phase
@@ -404,7 +404,7 @@ class Engine(AbstractContextManager["Engine"]):
     batch_size : int
         Samples of a step.
     n_threads : int or None
-        Number of threads; None chooses by the work in a step and the cores that are free.
+        Number of threads; None chooses by the work in a step, and shares the cores with other fits.
     alpha : float
         Strength of the L2 penalty.
     loss_setting : float

@@ -121,12 +121,12 @@ def from_bfloat16(bits):
     return _float_of(np.uint32(bits) << np.uint32(16))
 
 
-def _nan_safe_bits(x):
+def nan_safe_bits(x):
     """The bits of a float32, of which any sum with 16 bits is still NaN where `x` is."""
     return np.uint32(_bits_of(x)) if x == x else _QUIET_NAN
 
 
-_safe_bits = device(_nan_safe_bits)
+_safe_bits = device(nan_safe_bits)
 
 
 @as_compiled

@@ -9,13 +9,18 @@ Numba's parallel loops instead cost a fork and a join each, abort when two threa
 end a forked child (GNU OpenMP). Here the threads live as long as the fit, so nothing is left for a fork to break, and
 no setting of Numba or of a BLAS is touched. While phases follow each other they spin, leaving the core to whoever else
 wants it; after the last one only for a moment, then they go to sleep.
+
+Fits at once, each in a thread of the user's, share the cores: when a fit begins, and a while after one has ended, every
+gang is told how many of its threads are to take part from now on. As any thread may do any task, that changes no bit.
 """
 
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -30,7 +35,7 @@ from fastadam.jit import JIT_DISABLED, device
 # The gang's shared words, each on a cache line of its own. From _CLAIM on, each task has a line: the last phase in
 # which it was claimed; and behind that, for each kind of phase, the last one in which it was finished, and by whom.
 _LINE = 8
-_PHASE, _FIRST, _LAST, _STOP, _FAILED, _CLAIM = (line * _LINE for line in range(6))
+_PHASE, _FIRST, _LAST, _TAKE_PART, _FAILED, _CLAIM = (line * _LINE for line in range(6))
 
 MAX_TASKS = 64
 """Tasks that a phase may have."""
@@ -44,6 +49,8 @@ FOREVER = 2**62
 _SPINS_BEFORE_YIELD = 2_000
 _SPINS_BEFORE_SLEEP = 3_000
 _NAP_SECONDS = 0.02
+_LULL_SECONDS = 0.01
+"""How long cores stay free when a fit ends: whoever fits many models begins the next."""
 
 
 @device
@@ -143,13 +150,19 @@ def done_in_time(control, task, phase, patience):
 
 
 @device
-def await_phase(control, seen):
+def takes_part(control, thread):
+    """Whether this thread is to do tasks, as things are now: the gang may have had to leave cores to another."""
+    return thread < load(control, _TAKE_PART)
+
+
+@device
+def await_phase(control, thread, seen):
     """Called by the others: spin until a phase after `seen` is open, or, if the leader rests, for a while.
 
     Returns the phase.
     """
     spins, resting = 0, kind_of(seen) == REST
-    while load(control, _PHASE) == seen and load(control, _STOP) == 0:
+    while load(control, _PHASE) == seen and takes_part(control, thread):
         if resting and spins >= _SPINS_BEFORE_SLEEP:
             break
         _spin(spins)
@@ -157,14 +170,8 @@ def await_phase(control, seen):
     return load(control, _PHASE)
 
 
-@device
-def dismissed(control):
-    """Whether the leader has sent the others home."""
-    return load(control, _STOP) != 0
-
-
 class _Cores:
-    """How many cores the gangs of this process use, so that two fits at once do not take each other's."""
+    """The cores of this process, shared among its gangs so that two fits at once do not take each other's."""
 
     def __init__(self) -> None:
         self.reset()
@@ -172,17 +179,36 @@ class _Cores:
     def reset(self) -> None:
         """Start anew: in a forked child, which has none of its parent's gangs."""
         self._lock = threading.Lock()
-        self._taken = 0
+        self._gangs: list[Gang] = []
+        self._left_at = math.inf
 
-    def take(self, wanted: int) -> int:
+    def enter(self, gang: "Gang") -> None:
         with self._lock:
-            granted = max(1, min(wanted, available_threads() - self._taken))
-            self._taken += granted
-        return granted
+            self._gangs.append(gang)
+            self._share_out()
 
-    def give_back(self, granted: int) -> None:
+    def leave(self, gang: "Gang") -> None:
         with self._lock:
-            self._taken -= granted
+            if gang in self._gangs:  # not in a child that was forked in the middle of a fit
+                self._gangs.remove(gang)
+                self._left_at = time.monotonic()
+
+    def look_again(self) -> None:
+        """Share out what a gang has left, unless that was only just now."""
+        if time.monotonic() - self._left_at > _LULL_SECONDS:
+            with self._lock:
+                self._share_out()
+
+    def _share_out(self) -> None:
+        """Give exact gangs what they ask for, then the others equal shares, of which some want less: those first."""
+        self._left_at = math.inf
+        left = available_threads()
+        in_turn = sorted(self._gangs, key=lambda gang: (not gang.exact, gang.threads))
+        for before, gang in enumerate(in_turn):
+            share = max(1, left // (len(in_turn) - before))
+            threads = gang.threads if gang.exact else min(gang.threads, share)
+            gang.let_take_part(threads)
+            left -= threads
 
 
 _cores = _Cores()
@@ -207,29 +233,23 @@ class Gang:
         Number of threads, the caller included.
     follow : callable
         `follow(thread, control, seen)` is called in each other thread. It does tasks of the phases after number `seen`,
-        and returns the number of the last one when none was opened for a while.
+        and returns the number of the last one when none was opened for a while, or it is to take part no longer.
     exact : bool
-        Take `threads` as given; otherwise it is a wish, and cores that other gangs use are not taken.
+        Whether all of them take part whatever happens; otherwise `threads` is a wish, and other gangs get their share.
     """
 
     def __init__(self, threads: int, follow: Callable[[int, NDArray[np.int64], int], int], exact: bool) -> None:
         self.control = np.zeros(_CLAIM + MAX_TASKS * _LINE, np.int64)
-        self._granted = 0 if exact else _cores.take(threads)
-        self.threads = threads if exact else self._granted
+        self.control[_TAKE_PART] = 1  # the leader alone, until cores are shared out; 0 is the end
+        self.threads = threads
+        self.exact = exact
         self._follow = follow
         self._bells = [threading.Event() for _ in range(1, self.threads)]
         self._others: list[threading.Thread] = []
         self._leaders_core = -1
 
     def __enter__(self) -> Self:
-        try:
-            for thread, bell in enumerate(self._bells, start=1):
-                other = threading.Thread(target=self._serve, args=(thread, bell), name="fastadam", daemon=True)
-                other.start()
-                self._others.append(other)
-        except BaseException:
-            self._dismiss()
-            raise
+        _cores.enter(self)
         return self
 
     def __exit__(
@@ -238,10 +258,24 @@ class Gang:
         self._dismiss()
 
     def wake(self) -> None:
-        """Wake the threads that went to sleep: phases follow."""
+        """Start the threads that take part for the first time, and wake those that went to sleep: phases follow."""
+        _cores.look_again()
+        for thread in range(len(self._others) + 1, self.control[_TAKE_PART]):
+            other = threading.Thread(target=self._serve, args=(thread,), name="fastadam", daemon=True)
+            other.start()
+            self._others.append(other)
+            self._leaders_core = -1  # which the new one is to be kept off, too
         if self._others:
             self._make_room()
-        for bell in self._bells:
+        self._ring()
+
+    def let_take_part(self, threads: int) -> None:
+        """Say how many threads take part from now on, the leader being the first."""
+        self.control[_TAKE_PART] = threads
+        self._ring()
+
+    def _ring(self) -> None:
+        for bell in self._bells[: self.control[_TAKE_PART] - 1]:
             bell.set()
 
     def _make_room(self) -> None:
@@ -259,21 +293,25 @@ class Gang:
                     os.sched_setaffinity(other.native_id or 0, cores or {core})
 
     def _dismiss(self) -> None:
-        self.control[_STOP] = 1
+        _cores.leave(self)
+        self.control[_TAKE_PART] = 0
         for bell in self._bells:
             bell.set()
         for other in self._others:
             other.join()
-        _cores.give_back(self._granted)
 
-    def _serve(self, thread: int, bell: threading.Event) -> None:
-        """Follow the leader; nap between phases that are far apart."""
-        seen = 0
+    def _serve(self, thread: int) -> None:
+        """Follow the leader; nap between phases that are far apart, and sleep while not taking part."""
+        bell, seen = self._bells[thread - 1], 0
         try:
-            while not self.control[_STOP]:
-                bell.clear()
+            while True:
+                bell.clear()  # before what it rings for is read, or a ring between the two would be lost
+                if self.control[_TAKE_PART] == 0:
+                    return
                 seen = self._follow(thread, self.control, seen)
-                bell.wait(_NAP_SECONDS)
+                taking_part = self.control[_TAKE_PART]
+                if taking_part > 0:
+                    bell.wait(_NAP_SECONDS if thread < taking_part else None)
         except BaseException:  # the leader may be waiting for the task that this thread was at
             self.control[_FAILED] = 1
             raise

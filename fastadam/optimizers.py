@@ -55,7 +55,7 @@ class SGD(Optimizer):
     lr : float, default=1e-3
         Step size, at least 0. It may be set between steps, as all numbers may.
     momentum : float, default=0.0
-        Weight of the buffer of earlier gradients, at least 0.
+        Weight of the buffer of earlier gradients, at least 0. A group may have its own, also where others have none.
     dampening : float, default=0.0
         The gradient enters the buffer times 1 - `dampening`, which may be any number; the first enters whole.
     weight_decay : float, default=0.0
@@ -115,14 +115,20 @@ class SGD(Optimizer):
                 f"nesterov=True needs momentum > 0 and dampening=0, got momentum={self.momentum}, "
                 f"dampening={self.dampening}"
             )
-        if self.momentum == 0:
+        if not any(row["momentum"] > 0 for row in self._rows):
             return rules.SGD
         return rules.NESTEROV if self._flags["nesterov"] else rules.MOMENTUM
 
-    def _check_change(self, numbers: dict[str, Any]) -> None:  # type: ignore[override]
-        _keep_momentum(self._rule, "momentum_buffer", numbers)
-        if self._flags["nesterov"] and numbers.get("dampening"):
-            raise ValueError(f"dampening must be 0 with nesterov=True, got {numbers['dampening']}")
+    def _check_change(self, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
+        _keep_momentum(self._rule, {**self._numbers, **numbers}, groups)
+        if self._flags["nesterov"]:
+            for name, value in _given("dampening", numbers, groups).items():
+                if value:
+                    raise ValueError(f"{name} must be 0 with nesterov=True, got {value}")
+
+    def _row(self, k: int, values: Mapping[str, Any]) -> list[float]:
+        # Only momentum is dampened: without it, as one group among others may be, the buffer is the gradient.
+        return super()._row(k, values if values["momentum"] > 0 else {**values, "dampening": 0.0})
 
 
 class RMSprop(Optimizer):
@@ -141,7 +147,7 @@ class RMSprop(Optimizer):
     weight_decay : float, default=0.0
         `weight_decay * p` is added to the gradient, at least 0.
     momentum : float, default=0.0
-        Weight of the buffer of earlier steps, at least 0.
+        Weight of the buffer of earlier steps, at least 0. A group may have its own, also where others have none.
     centered : bool, default=False
         Divide by the standard deviation of the gradient instead.
     maximize : bool, default=False
@@ -199,12 +205,13 @@ class RMSprop(Optimizer):
                 f"state_dtype must be None with centered=True, got {self._options['state_dtype']!r}: the difference of "
                 "two rounded averages may be negative"
             )
+        moves = any(row["momentum"] > 0 for row in self._rows)
         if self._flags["centered"]:
-            return rules.RMSPROP_CENTERED_MOMENTUM if self.momentum > 0 else rules.RMSPROP_CENTERED
-        return rules.RMSPROP_MOMENTUM if self.momentum > 0 else rules.RMSPROP
+            return rules.RMSPROP_CENTERED_MOMENTUM if moves else rules.RMSPROP_CENTERED
+        return rules.RMSPROP_MOMENTUM if moves else rules.RMSPROP
 
-    def _check_change(self, numbers: dict[str, Any]) -> None:  # type: ignore[override]
-        _keep_momentum(self._rule, "momentum_buffer", numbers)
+    def _check_change(self, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
+        _keep_momentum(self._rule, {**self._numbers, **numbers}, groups)
 
 
 class Adagrad(Optimizer):
@@ -800,8 +807,17 @@ class Lion(Optimizer):
         return rules.LION
 
 
-def _keep_momentum(rule: rules.Rule, buffer: str, numbers: dict[str, Any]) -> None:
+def _given(name: str, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A number wherever it is given, by what errors call it."""
+    given = {name: numbers[name]} if name in numbers else {}
+    return given | {f"groups[{group!r}][{name!r}]": own[name] for group, own in groups.items() if name in own}
+
+
+def _keep_momentum(rule: rules.Rule, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse to switch momentum on or off: the state has the buffer, or has none."""
-    if "momentum" in numbers and (numbers["momentum"] > 0) != (buffer in rule.states):
-        had = "momentum" if buffer in rule.states else "no momentum"
-        raise ValueError(f"momentum cannot become {numbers['momentum']}: this optimizer was made with {had}")
+    given = _given("momentum", numbers, groups)
+    if "momentum_buffer" in rule.states and not any(given.values()):
+        raise ValueError(f"momentum cannot become {numbers['momentum']}: this optimizer was made with momentum")
+    for name, value in given.items():
+        if "momentum_buffer" not in rule.states and value > 0:
+            raise ValueError(f"{name} cannot become {value}: this optimizer was made with no momentum")

@@ -20,10 +20,16 @@ from test_family import EVERYTHING, GRID
 
 from fastadam import SGD, Adam, AdamW, NAdam, optimizer, rules
 from fastadam import kernels as host_kernels
+from fastadam.cpu import Variant
+from fastadam.cuda import arrays
 from fastadam.cuda import kernels as device_kernels
-from fastadam.cuda.jit import THREADS, to_bfloat16
+from fastadam.cuda import launch as launch_module
+from fastadam.cuda import optimizer as optimizer_module
+from fastadam.cuda.chunk import Pass
+from fastadam.cuda.jit import THREADS
 from fastadam.cuda.optimizer import OnDevice
-from fastadam.cuda.step import chunk_size
+from fastadam.cuda.storage import to_bfloat16
+from fastadam.formats import CODE_BLOCK
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 
@@ -98,8 +104,9 @@ def test_any_size_and_alignment_gives_the_same_bits(n, shift, gradient_shift):
 
 
 def test_a_chunk_is_what_the_tests_believe():
-    assert chunk_size("float32") == 8 * THREADS == 32
-    assert chunk_size("float64") == 4 * THREADS
+    assert Pass(Variant(rules.ADAM)).chunk == 8 * THREADS == 32
+    assert Pass(Variant(rules.ADAM), "float64").chunk == 4 * THREADS
+    assert Pass(Variant(rules.ADAM, state="uint8")).chunk == CODE_BLOCK
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -262,13 +269,6 @@ def test_copies_in_two_bytes(form, shift):
     assert Adam(on_device(np.ones(3))).copies is None
 
 
-def test_storage_that_a_device_does_not_have():
-    with pytest.raises(ValueError, match="state_dtype must be None for arrays on a device, got 'bfloat16'"):
-        Adam(on_device(np.ones(3, np.float32)), state_dtype="bfloat16")
-    with pytest.raises(ValueError, match="copy_dtype needs float32 parameters, got float64"):
-        Adam(on_device(np.ones(3)), copy_dtype="float16")
-
-
 @pytest.mark.parametrize(
     ("value", "bits"), [(1.0, 0x3F80), (-2.0, 0xC000), (np.inf, 0x7F80), (3.4e38, 0x7F80), (0.0, 0)]
 )
@@ -291,22 +291,54 @@ def test_settings_change_between_steps():
     assert_equals(made, p.host, reference)
 
 
-def test_a_replayed_step_goes_on_with_what_the_device_knows():
+class Graph:
     """A captured graph launches the same kernels with the same arguments, and nothing else of a step runs."""
+
+    def __init__(self, made, monkeypatch):
+        self._launches, self._memory, self._patch = [], made._memory, monkeypatch
+
+    def capture(self, step):
+        launch = self._memory._launch
+        with self._patch.context() as patch:
+            patch.setattr(launch_module, "is_capturing", lambda stream: True)
+            patch.setattr(self._memory, "_launch", lambda *arguments: self._launches.append(arguments))
+            step()
+        self._launch = launch
+
+    def replay(self):
+        for arguments in self._launches:
+            self._launch(*arguments)
+
+
+def test_a_replayed_step_goes_on_with_what_the_device_knows(monkeypatch):
     p, g = on_device(naive.start(N, np.float32)), on_device(naive.gradients(N, np.float32)[0])
     made, reference = NAdam(p), naive.NAdam(naive.start(N, np.float32))
-    launched = []
-    launch = made._memory._launch
-    made._memory._launch = lambda *arguments: (launched.append(arguments), launch(*arguments))
     made.step(g)
     reference.step(g.host)
-    recorded = list(launched)
+    graph = Graph(made, monkeypatch)
+    graph.capture(lambda: made.step(g))
     for lr in (2e-3, 1e-1, 1e-3):
         made.lr = reference.lr = lr
-        for arguments in recorded:
-            launch(*arguments)
+        graph.replay()
         reference.step(g.host)
     assert made.t == 4
+    assert_equals(made, p.host, reference)
+
+
+@pytest.mark.parametrize("options", [{}, {"on_nonfinite": "skip"}])
+def test_a_graph_keeps_its_gradients_whatever_is_stepped_beside_it(monkeypatch, options):
+    cycle = naive.gradients(N, np.float32)
+    p, grads = on_device(naive.start(N, np.float32)), [on_device(g) for g in cycle]
+    made, reference = Adam(p, **options), naive.Adam(naive.start(N, np.float32))
+    made.step(grads[0])
+    graph = Graph(made, monkeypatch)
+    graph.capture(lambda: made.step(grads[0]))
+    made.step(grads[1])
+    graph.replay()
+    made.step(grads[2])
+    graph.replay()
+    for k in (0, 1, 0, 2, 0):
+        reference.step(cycle[k])
     assert_equals(made, p.host, reference)
 
 
@@ -401,8 +433,16 @@ def test_it_looks_like_the_class_that_it_is():
         ([on_device(np.ones(3)), np.ones(3)], TypeError, r"params\[1\] must lie on a CUDA device.*got numpy.ndarray"),
         ([on_device(np.ones(3)), 4], TypeError, r"params\[1\] must lie on a CUDA device.*got int"),
         ({"a": on_device(np.ones(3)), "b": on_device(np.ones(3), device=1)}, ValueError, r"params\['b'\].*device"),
-        (on_device(np.ones(3, np.int32)), TypeError, "params must be float32 or float64, got int32"),
-        (on_device(np.ones(3, np.float16)), TypeError, "params must be float32 or float64, got float16"),
+        (
+            on_device(np.ones(3, np.int32)),
+            TypeError,
+            r"params must be float32 or float64 \(or float16 or bfloat16\), got int32",
+        ),
+        (
+            [on_device(np.ones(3, np.float16)), on_device(np.ones(3, np.float32))],
+            TypeError,
+            "must have the dtype of the",
+        ),
         ([on_device(np.ones(3)), on_device(np.ones(3, np.float32))], TypeError, "must have the dtype of the other"),
         (on_device(np.ones(3), read_only=True), ValueError, "params must be writeable, got a read-only array"),
         (on_device(np.ones(6)).strided(), ValueError, "params must be contiguous"),
@@ -501,16 +541,124 @@ def test_no_device(monkeypatch):
         Adam(on_device(np.ones(3)))
 
 
-def test_nothing_is_written_while_a_graph_is_captured(monkeypatch):
-    from fastadam.cuda import launch
-
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0}])
+def test_nothing_is_written_while_a_graph_is_captured(monkeypatch, options):
     p, g = on_device(np.ones(3)), on_device(np.ones(3))
-    made = Adam(p)
+    made, fresh = (Adam(p, **options) for _ in range(2))
     made.step(g)
-    monkeypatch.setattr(launch, "is_capturing", lambda stream: True)
+    monkeypatch.setattr(launch_module, "is_capturing", lambda stream: True)
     made.step(g)
-    with pytest.raises(RuntimeError, match="take one step with the same arrays and settings before the capture"):
+    before = "take one step with the same arrays and settings before the capture"
+    with pytest.raises(RuntimeError, match=f"the gradients changed while a CUDA graph is captured.*{before}"):
         made.step(on_device(np.ones(3)))
+    with pytest.raises(RuntimeError, match=before):
+        made.step(g, g)
+    with pytest.raises(RuntimeError, match=before):
+        fresh.step(g)
+
+
+def test_settings_that_change_just_before_a_capture(monkeypatch):
+    made, g = Adam(on_device(np.ones(3))), on_device(np.ones(3))
+    made.step(g)
+    made.lr = 0.5
+    monkeypatch.setattr(launch_module, "is_capturing", lambda stream: True)
+    with pytest.raises(
+        RuntimeError, match=r"the settings or .* changed while a CUDA graph is captured, or just before"
+    ):
+        made.step(g)
+    monkeypatch.undo()
+    made.step(g)
+    assert made.t == 2
+
+
+def test_a_graph_cannot_wait(monkeypatch):
+    made, g = Adam(on_device(np.ones(3)), on_nonfinite="raise"), on_device(np.ones(3))
+    made.step(g)
+    monkeypatch.setattr(launch_module, "is_capturing", lambda stream: True)
+    with pytest.raises(RuntimeError, match='on_nonfinite="raise" waits for the device'):
+        made.step(g)
+    assert made.t == 1
+
+
+# Streams
+
+
+@pytest.mark.parametrize("stream", ["main", 1.5, True, object()])
+def test_what_is_no_stream(stream):
+    made = Adam(on_device(np.ones(3)))
+    with pytest.raises(TypeError, match="stream must be a stream of Numba, CuPy or PyTorch, or its handle, got"):
+        made.step(on_device(np.ones(3)), stream=stream)
+    assert made.t == 0
+
+
+@pytest.mark.parametrize(
+    ("launched_on", "streams", "waited_for"),
+    [
+        (0, [None, None], []),
+        (0, [1, 1], []),
+        (1, [0, 1, None], []),
+        (70, [70, None, 70], []),
+        (70, [1, 70, 90], [1, 90]),
+        (0, [90, 1, 90], [90]),
+    ],
+)
+def test_a_launch_waits_for_the_streams_of_all_gradients(monkeypatch, launched_on, streams, waited_for):
+    """Of `__cuda_array_interface__`, version 3: None asks for nothing, 1 is the default stream."""
+    monkeypatch.setattr(arrays, "SIMULATED", False)
+    monkeypatch.setattr(arrays, "_external_stream", lambda handle: handle)
+    described = [arrays.described("g", on_device(np.ones(3), stream=stream)) for stream in streams]
+    assert arrays.other_streams(launched_on, described) == [0 if handle == 1 else handle for handle in waited_for]
+    assert arrays.stream_of(None, described) in {0, *(stream or 0 for stream in streams)}
+
+
+def test_a_launch_on_another_stream_waits_by_events(monkeypatch):
+    waited = []
+
+    class Event:
+        def record(self, stream):
+            self.recorded = stream
+
+        def wait(self, stream):
+            waited.append((self.recorded, stream))
+
+    monkeypatch.setattr(optimizer_module, "other_streams", lambda launched_on, arrays: [70, 90])
+    monkeypatch.setattr(optimizer_module.cuda, "event", lambda timing: Event())
+    made = Adam(on_device(np.ones(3)))
+    made.step(on_device(np.ones(3)))
+    assert waited == [(70, 0), (90, 0)]
+    monkeypatch.setattr(optimizer_module, "is_capturing", lambda stream: True)  # a capture may wait for nothing outside
+    made.step(on_device(np.ones(3)))
+    assert len(waited) == 2
+
+
+def test_what_dlpack_lends_is_kept_until_the_step_is_done_with_it(monkeypatch):
+    done = []
+
+    class Event:
+        def record(self, stream):
+            pass
+
+        def query(self):
+            return bool(done)
+
+    class Lender:  # nothing but DLPack
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    monkeypatch.setattr(arrays, "_from_dlpack", lambda lender: FakeDeviceArray(lender.array))
+    monkeypatch.setattr(optimizer_module.cuda, "event", lambda timing: Event())
+    p = on_device(np.ones(3))
+    made = SGD(p, lr=1.0)
+    made.step(Lender(np.full(3, 0.25)))
+    made.step(Lender(np.full(3, 0.25)))
+    assert len(made._held) == 2
+    done.append(True)
+    made.step(on_device(np.full(3, 0.5)))
+    assert not made._held
+    assert not p.host.any()
 
 
 # The functions for kernels of one's own

@@ -1,6 +1,7 @@
 """The engine: the same bits on any number of threads, whatever the other threads are doing."""
 
 import threading
+import time
 
 import numba
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 from naive import assert_same_bits
 from sklearn.exceptions import ConvergenceWarning
 
-from fastadam import MLPRegressor
+from fastadam import MLPRegressor, gang
 from fastadam.atomics import load
-from fastadam.gang import claim, done_in_time, finish, finisher, kind_of, open_phase, rows_of, tasks_of
+from fastadam.gang import Gang, claim, done_in_time, finish, finisher, kind_of, open_phase, rows_of, tasks_of
 from fastadam.jit import JIT_DISABLED
 
 pytestmark = [
@@ -104,6 +105,98 @@ def test_the_bits_are_the_same_while_other_threads_take_the_cores(hidden):
         control[0] = 1
         for spinner in spinners:
             spinner.join()
+
+
+def no_tasks(thread, control, seen):
+    return seen
+
+
+def test_gangs_share_the_cores_and_have_them_back(monkeypatch):
+    monkeypatch.setattr(gang, "available_threads", lambda: 4)
+    monkeypatch.setattr(gang, "_LULL_SECONDS", -1)
+
+    def take_part(*gangs):
+        gangs[0].wake()
+        return [int(one.control[gang._TAKE_PART]) for one in gangs]
+
+    with Gang(4, no_tasks, exact=False) as first:
+        assert take_part(first) == [4]
+        with Gang(3, no_tasks, exact=False) as second:
+            assert take_part(first, second) == [2, 2]
+            with Gang(1, no_tasks, exact=True) as third:
+                assert sorted(take_part(first, second)) == [1, 2]
+                assert take_part(third) == [1]
+            assert take_part(first, second) == [2, 2]
+        with Gang(1, no_tasks, exact=False) as small:
+            assert take_part(first, small) == [3, 1]
+        with Gang(6, no_tasks, exact=True) as greedy:
+            assert take_part(first, greedy) == [1, 6]
+        assert take_part(first) == [4]
+
+
+def test_a_thread_sleeps_while_its_core_is_another_gangs(monkeypatch):
+    monkeypatch.setattr(gang, "available_threads", lambda: 2)
+    calls = []
+
+    def follow(thread, control, seen):
+        calls.append(thread)
+        return seen
+
+    def calls_in_a_while():
+        before = len(calls)
+        time.sleep(0.2)
+        return len(calls) - before
+
+    def soon(condition):
+        return any(condition() for _ in range(50))
+
+    with Gang(2, follow, exact=False) as one:
+        one.wake()
+        assert soon(lambda: calls_in_a_while() > 0)
+        with Gang(2, no_tasks, exact=False) as other:
+            other.wake()
+            assert soon(lambda: calls_in_a_while() == 0)
+            one.wake()
+            assert calls_in_a_while() == 0
+        time.sleep(2 * gang._LULL_SECONDS)
+        one.wake()
+        assert soon(lambda: calls_in_a_while() > 0)
+    assert set(calls) == {1}
+
+
+@pytest.mark.parametrize("bell_is", ["cleared", "waited for"])
+def test_a_thread_hears_the_end_whenever_it_comes(monkeypatch, bell_is):
+    """The gang is dismissed just before its thread clears its bell, or just before it waits for it."""
+
+    class Bell(threading.Event):
+        uses = 0
+
+        def end(self, after):
+            self.uses += 1
+            if self.uses == after:
+                one.control[gang._TAKE_PART] = 0
+                self.set()
+
+        def clear(self):
+            if bell_is == "cleared":
+                self.end(2)
+            super().clear()
+
+        def wait(self, timeout=None):
+            if bell_is == "waited for":
+                self.end(1)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(gang, "available_threads", lambda: 2)
+    monkeypatch.setattr(gang.threading, "Event", Bell)
+    monkeypatch.setattr(gang, "_NAP_SECONDS", 1e-3)
+    one = Gang(2, no_tasks, exact=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(gang, "available_threads", lambda: 2)
+    with one:
+        one.wake()
+        one._others[0].join(timeout=20)
+        assert not one._others[0].is_alive()
 
 
 @pytest.mark.slow

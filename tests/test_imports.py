@@ -24,7 +24,7 @@ LAYERS = [
     {"_model"},
     {"_estimator"},
     {"classifier", "regressor"},
-    {"checkpoint", "display", "environment"},
+    {"checkpoint", "display", "environment", "presets"},
     {"interop"},
     {"__init__"},
     {"__main__"},

@@ -342,6 +342,15 @@ def rates(model):
     return [model.learning_rate_init if model.warmup_epochs == 0 else None, *seen[:-1]]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "one_cycle"])
+def test_a_schedule_that_has_run_its_course_is_no_failure_to_converge(schedule):
+    assert regressor(learning_rate=schedule, max_iter=3).fit(X, y).n_iter_ == 3
+    for other in ("constant", "plateau"):
+        with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
+            regressor(learning_rate=other, max_iter=3).fit(X, y)
+
+
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lion"])
 def test_schedules(solver):
     lr = 0.01

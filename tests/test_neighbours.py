@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import matplotlib
@@ -298,6 +299,22 @@ def test_two_jobs_give_the_bits_of_one(name, backend):
     with joblib.parallel_config(backend), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         assert_same_bits(IN_PARALLEL[name](2), expected)
+
+
+def fit_one_of_many(k):
+    """A model of its own kind for each k; every other one is worth a second thread."""
+    model = MLPRegressor(hidden_layer_sizes=(130, 130) if k % 2 else (8,), batch_size=250, max_iter=30, random_state=k)
+    model.set_params(alpha=10.0**-k, dropout=0.1 * (k % 3), early_stopping=k % 4 == 0, n_threads=2 if k == 5 else None)
+    return model.fit(X, y)
+
+
+def test_models_fitted_at_once_are_those_fitted_alone():
+    alone = [fit_one_of_many(k) for k in range(8)]
+    with ThreadPoolExecutor(3) as pool:
+        at_once = list(pool.map(fit_one_of_many, range(8)))
+    for one, other in zip(alone, at_once, strict=True):
+        assert other.loss_curve_ == one.loss_curve_
+        assert_same_bits(other._params.flat, one._params.flat)
 
 
 BESIDE_NUMBA = """

@@ -4,8 +4,10 @@ Needs the extra `cuda` (`pip install 'fastadam[cuda]'`); `import fastadam` alone
 by themselves when they are given arrays on a device. `fastadam.cuda.kernels` has the rules for your own `@cuda.jit`
 kernels.
 
-Reads from the inside out: `jit` has the compiler and access to memory by address; `step` the kernels; `arrays` what is
-accepted as an array on a device; `optimizer` the optimizers' other half. `layers` and `network` train the estimators.
+Reads from the inside out: `jit` has the compiler and access to memory by address; `storage` the formats of fewer bytes;
+`chunk` what a thread does with its part of the parameters; `step` and `codes` the kernels; `launch` their memory and
+launches; `arrays` what is accepted as an array on a device; `optimizer` the optimizers' other half. `layers` and
+`network` train the estimators.
 """
 
 from importlib.util import find_spec

@@ -1,5 +1,6 @@
 """What lies on a CUDA device: any array that offers its memory by `__cuda_array_interface__` or DLPack."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,12 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadam._arrays import _structure_error, is_device_array, label
+from fastadam._arrays import HALF_DTYPES, _structure_error, is_device_array, label
 from fastadam.buffers import FLOAT_DTYPES
 from fastadam.cuda.jit import INSTALL, SIMULATED, cuda
+from fastadam.formats import CODE_BLOCK
 
 LINE = 128
 """Bytes: each segment of the state begins at a multiple of this, as the device's arrays do."""
+
+BFLOAT16 = np.dtype("V2")
+"""As what arrays of bfloat16 offer their memory: NumPy has no such type."""
 
 
 class DeviceArray(NamedTuple):
@@ -29,11 +34,18 @@ class DeviceArray(NamedTuple):
     stream: Any
     """The stream on which its library has queued what it does with it: a handle, or None."""
     owner: Any
+    borrowed: bool = False
+    """Whether its library may use the memory for something else once `owner` is no more, whatever is launched."""
+
+    @property
+    def kind(self) -> str:
+        """The name of its dtype."""
+        return "bfloat16" if self.dtype == BFLOAT16 else self.dtype.name
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def span(self) -> tuple[int, int]:
@@ -41,8 +53,8 @@ class DeviceArray(NamedTuple):
         return self.address, self.address + self.size * self.dtype.itemsize
 
 
-def described(name: str, array: Any) -> DeviceArray:
-    """An array's memory, as it offers it.
+def described(name: str, array: Any, streams: dict[Any, int] | None = None) -> DeviceArray:
+    """An array's memory, as it offers it; `streams` keeps what PyTorch has been asked already.
 
     Raises
     ------
@@ -57,19 +69,20 @@ def described(name: str, array: Any) -> DeviceArray:
         )
     if getattr(array, "requires_grad", False):
         array = array.detach()
-    if not hasattr(array, "__cuda_array_interface__"):
+    borrowed = not hasattr(array, "__cuda_array_interface__")
+    if borrowed:
         array = _from_dlpack(array)
     interface = array.__cuda_array_interface__
     address, read_only = interface["data"]
     shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
     order = _order(shape, interface.get("strides"), dtype.itemsize)
     device = _device_of(array, address)
-    return DeviceArray(
-        int(address or 0), shape, dtype, order, not read_only, device, _stream_of(array, interface), array
-    )
+    stream = _stream_of(array, interface, {} if streams is None else streams)
+    return DeviceArray(int(address or 0), shape, dtype, order, not read_only, device, stream, array, borrowed)
 
 
 def _from_dlpack(array: Any) -> Any:
+    """CuPy's view of it: the array's library has CuPy's current stream wait for what it has queued itself."""
     try:
         import cupy
     except Exception as error:
@@ -108,15 +121,24 @@ def _device_of(array: Any, address: int | None) -> int:
     return int(device)
 
 
-def _stream_of(array: Any, interface: Mapping[str, Any]) -> int | None:
+def _stream_of(array: Any, interface: Mapping[str, Any], known: dict[Any, int]) -> int | None:
     """The stream that an array's library works on now. PyTorch's arrays do not say, but PyTorch does."""
-    if type(array).__module__.partition(".")[0] == "torch":
-        return int(sys.modules["torch"].cuda.current_stream(array.device).cuda_stream)
-    return interface.get("stream")
+    if type(array).__module__.partition(".")[0] != "torch":
+        return interface.get("stream")
+    device = array.device
+    if device not in known:
+        known[device] = int(sys.modules["torch"].cuda.current_stream(device).cuda_stream)
+    return known[device]
 
 
 def stream_of(given: Any, arrays: Sequence[DeviceArray]) -> Any:
-    """The stream to launch on, as Numba takes it: the one given, else that of the first array that names one."""
+    """The stream to launch on, as Numba takes it: the one given, else that of the first array that names one.
+
+    Raises
+    ------
+    TypeError
+        If `given` is neither a stream nor a handle.
+    """
     for name in ("cuda_stream", "ptr"):  # torch.cuda.Stream, cupy.cuda.Stream
         if hasattr(given, name):
             given = getattr(given, name)
@@ -124,11 +146,26 @@ def stream_of(given: Any, arrays: Sequence[DeviceArray]) -> Any:
         given = given.__cuda_stream__()[1]
     if given is None:
         given = next((array.stream for array in arrays if array.stream is not None), 0)
+    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, "synchronize")):
+        raise TypeError(f"stream must be a stream of Numba, CuPy or PyTorch, or its handle, got {given!r}")
     if not isinstance(given, int):
-        return given  # Numba's own
-    if SIMULATED or given in (0, 1):
+        return given  # the simulator's
+    if SIMULATED or given in LEGACY:
         return 0
     return cuda.per_thread_default_stream() if given == 2 else _external_stream(given)
+
+
+LEGACY = (0, 1)
+"""Handles of the default stream that all libraries share, unless they are told otherwise."""
+
+
+def other_streams(launched_on: Any, arrays: Sequence[DeviceArray]) -> list[Any]:
+    """The streams on which arrays may still be written, but for the one of the launch: it has to wait for them."""
+    named = {array.stream for array in arrays} - {None}
+    if SIMULATED or not named:
+        return []
+    own = {int(launched_on)} if int(launched_on) not in LEGACY else set(LEGACY)
+    return [stream_of(handle, ()) for handle in sorted(named - own)]
 
 
 _STREAMS: dict[int, Any] = {}
@@ -149,34 +186,44 @@ class DeviceArrays:
     Parameters
     ----------
     params : array, sequence of arrays, or mapping of str to arrays
-        Writeable float32 or float64 arrays of one dtype on one device, each contiguous, none overlapping another.
+        Writeable arrays of one dtype (float32, float64, float16 or bfloat16) on one device, each contiguous, none
+        overlapping another.
+    state_dtype : str, optional
+        In which the state is stored, where it is another than that of the parameters.
 
     Attributes
     ----------
     names : tuple
         The name of each array: a key, an index, or None for a single array.
+    dtype : dtype
+        In which the step is computed: float32 or float64.
+    stored : str
+        "float16" or "bfloat16" where the parameters are of that type; "" where they are of `dtype`.
+    offsets : ndarray of int64
+        Where each array's part begins in a state on the host, and its length.
     state_at : ndarray of int64
-        Where each array's part begins in a row of the state, and the row's length.
+        Where it begins in a row of the state on the device, and the row's length.
     device : int
         The device's number.
     """
 
-    masters = None
-    stored = ""
-
-    def __init__(self, params: Any) -> None:
+    def __init__(self, params: Any, state_dtype: str | None = None) -> None:
         self.params = params
         self.names, self.arrays = device_structure(params, "params")
-        self.dtype, self.device = self.arrays[0].dtype, self.arrays[0].device
+        first = self.arrays[0]
+        self.device, self._given = first.device, first.kind
+        self.stored = self._given if self._given in HALF_DTYPES else ""
+        self.dtype = np.dtype(np.float32) if self.stored else first.dtype
         for name, array in zip(self.names, self.arrays, strict=True):
             self._check_parameter(label("params", name), array)
         self._check_disjoint()
         sizes = [array.size for array in self.arrays]
         self.size = sum(sizes)
         self.nbytes = self.size * self.dtype.itemsize
-        per_line = LINE // self.dtype.itemsize
-        self.state_at = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum([-(-size // per_line) * per_line for size in sizes], out=self.state_at[1:])
+        self.offsets = _starts(sizes, CODE_BLOCK if state_dtype == "uint8" else 1)
+        multiple = {"bfloat16": LINE // 2, "uint8": CODE_BLOCK, None: LINE // self.dtype.itemsize}[state_dtype]
+        self.state_at = _starts(sizes, multiple)
+        self.state_at[-1] = max(self.state_at[-1], multiple)  # no row is without elements
         spans = [array.span for array in self.arrays if array.size]
         self._span = (min(start for start, _ in spans), max(stop for _, stop in spans)) if spans else (0, 0)
 
@@ -192,10 +239,10 @@ class DeviceArrays:
         return [array.address for array in arrays], arrays
 
     def _check_parameter(self, name: str, array: DeviceArray) -> None:
-        if array.dtype not in FLOAT_DTYPES:
-            raise TypeError(f"{name} must be float32 or float64, got {array.dtype}")
-        if array.dtype != self.dtype:
-            raise TypeError(f"{name} must have the dtype of the other params, {self.dtype}, got {array.dtype}")
+        if array.dtype not in FLOAT_DTYPES and array.kind not in HALF_DTYPES:
+            raise TypeError(f"{name} must be float32 or float64 (or float16 or bfloat16), got {array.kind}")
+        if array.kind != self._given:
+            raise TypeError(f"{name} must have the dtype of the other params, {self._given}, got {array.kind}")
         if array.device != self.device:
             raise ValueError(f"{name} must lie on the device of the other params, {self.device}, got {array.device}")
         if not array.writeable:
@@ -203,8 +250,8 @@ class DeviceArrays:
         _check_memory(name, array)
 
     def _check_gradient(self, name: str, array: DeviceArray, param: DeviceArray, writeable: bool) -> None:
-        if array.dtype != self.dtype:
-            raise TypeError(f"{name} must have the dtype of params, {self.dtype}, got {array.dtype}")
+        if array.kind != self._given:
+            raise TypeError(f"{name} must have the dtype of params, {self._given}, got {array.kind}")
         if array.shape != param.shape:
             raise ValueError(f"{name} must have the shape {param.shape} of params, got {array.shape}")
         if array.device != self.device:
@@ -224,6 +271,13 @@ class DeviceArrays:
             if start < stop:
                 names = label("params", self.names[j]), label("params", self.names[k])
                 raise ValueError(f"{names[0]} must not overlap {names[1]} in memory")
+
+
+def _starts(sizes: list[int], multiple: int) -> NDArray[np.int64]:
+    """Where each begins, at multiples of so many elements, and the end of the last."""
+    starts = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum([-(-size // multiple) * multiple for size in sizes], out=starts[1:])
+    return starts
 
 
 def _check_memory(name: str, array: DeviceArray) -> None:
@@ -248,8 +302,5 @@ def device_structure(arrays: Any, what: str) -> tuple[tuple[Any, ...], list[Devi
         names, values = tuple(arrays), list(arrays.values())
     elif isinstance(arrays, list | tuple):
         names, values = tuple(range(len(arrays))), list(arrays)
-    return names, [described(label(what, name), value) for name, value in zip(names, values, strict=True)]
-
-
-FloatTable = NDArray[np.float64]
-IntTable = NDArray[np.int64]
+    streams: dict[Any, int] = {}
+    return names, [described(label(what, name), value, streams) for name, value in zip(names, values, strict=True)]

@@ -31,8 +31,14 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 THREADS = 4 if SIMULATED else 256
 """Threads of a block; the simulator starts a thread of Python for each."""
 
+WARP = 1 if SIMULATED else 32
+"""Threads that exchange registers; the simulator's do not."""
+
 VECTOR_BYTES = 16
 """What one instruction moves at most."""
+
+WORD = 8
+"""Bytes of an address, or of a count."""
 
 
 class NoDeviceError(RuntimeError):
@@ -79,7 +85,7 @@ def scalar_rule(function: Any) -> Any:
     CUDA's own maximum drops NaN, where Python's keeps its first argument; and under the simulator the root of a float32
     would be a float64, and that of a negative number an error.
     """
-    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else {"max": _maximum}
+    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else {"max": maximum}
     own = function.__globals__ | replaced
     return device(FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__))
 
@@ -88,7 +94,8 @@ _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp,
 
 
 @device
-def _maximum(a, b):
+def maximum(a, b):
+    """Python's `max`: the first argument, if the second is not larger, as NaN never is."""
     return b if b > a else a
 
 
@@ -123,11 +130,11 @@ if SIMULATED:
                 array_in_memory(int(address), 1, kind)[0] = value
 
         def load_vector(address):
-            assert address % VECTOR_BYTES == 0
+            assert address % (lanes * kind.itemsize) == 0
             return tuple(array_in_memory(int(address), lanes, kind))
 
         def store_vector(address, values):
-            assert address % VECTOR_BYTES == 0 or kind.itemsize < 4
+            assert address % (lanes * kind.itemsize) == 0
             store_all(address, values)
 
         def store_all(address, values):
@@ -145,14 +152,26 @@ if SIMULATED:
         """The values, a tuple of numbers, in the type of the elements of `like`."""
         return tuple(like.dtype.type(value) for value in values)
 
+    def bits_of(x):
+        """The bits of a float32."""
+        return np.float32(x).view(np.uint32)
+
+    def float_of(bits):
+        """The float32 with these bits."""
+        return np.uint32(bits).view(np.float32)
+
     def to_float16(x):
         """The bits of the nearest float16."""
         with np.errstate(over="ignore"):
             return np.float16(x).view(np.uint16)
 
-    def bits_of(x):
-        """The bits of a float32."""
-        return int(np.float32(x).view(np.uint32))
+    def from_float16(bits):
+        """The value of a float16, in float32."""
+        return np.float32(np.uint16(bits).view(np.float16))
+
+    def warp_maximum(x):
+        """The largest of a warp's uint32s, each less than 2**31."""
+        return x
 
 else:
     from llvmlite import ir
@@ -192,7 +211,7 @@ else:
         """Access to memory for one type of element."""
         kind = getattr(types, dtype)
         itemsize = np.dtype(dtype).itemsize
-        lanes = min(4, VECTOR_BYTES // itemsize)  # a copy in two bytes has four lanes too, of 64 bits
+        lanes = min(4, VECTOR_BYTES // itemsize)  # of fewer bytes four as well, the same elements
 
         @intrinsic
         def load(typingctx, address):
@@ -256,30 +275,38 @@ else:
 
         return types.UniTuple(like.dtype, len(values))(like, values), codegen
 
-    @intrinsic
-    def to_float16(typingctx, x):
-        """The bits of the nearest float16."""
+    def _bitwise(argument: Any, result: Any, build: Any) -> Any:
+        """An intrinsic of one argument that is a few instructions."""
 
-        def codegen(context, builder, signature, arguments):
-            return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+        def typed(typingctx, x):
+            def codegen(context, builder, signature, arguments):
+                return build(builder, arguments[0], context.get_value_type(result))
 
-        return types.uint16(types.float32), codegen
+            return result(argument), codegen
 
-    @intrinsic
-    def bits_of(typingctx, x):
-        """The bits of a float32."""
+        return intrinsic(typed)
 
-        def codegen(context, builder, signature, arguments):
-            return builder.bitcast(arguments[0], ir.IntType(32))
+    bits_of = _bitwise(types.float32, types.uint32, lambda builder, x, kind: builder.bitcast(x, kind))
+    float_of = _bitwise(types.uint32, types.float32, lambda builder, x, kind: builder.bitcast(x, kind))
+    to_float16 = _bitwise(
+        types.float32,
+        types.uint16,
+        lambda builder, x, kind: builder.bitcast(builder.fptrunc(x, ir.HalfType()), kind),
+    )
+    from_float16 = _bitwise(
+        types.uint16,
+        types.float32,
+        lambda builder, x, kind: builder.fpext(builder.bitcast(x, ir.HalfType()), kind),
+    )
 
-        return types.uint32(types.float32), codegen
+    _ALL = np.uint32(0xFFFFFFFF)
 
-
-_bits_of = bits_of
-
-
-@device
-def to_bfloat16(x):
-    """The bits of the nearest bfloat16, the even one of two; NaN stays NaN."""
-    bits = np.int64(_bits_of(x) if x == x else 0x7FC00000)
-    return np.uint16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+    @device
+    def warp_maximum(x):
+        """The largest of a warp's uint32s, each less than 2**31."""
+        most = np.int32(x)
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 16))
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 8))
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 4))
+        most = max(most, cuda.shfl_xor_sync(_ALL, most, 2))
+        return np.uint32(max(most, cuda.shfl_xor_sync(_ALL, most, 1)))

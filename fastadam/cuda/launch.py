@@ -9,21 +9,23 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastadam.cpu import HYPER, Variant
-from fastadam.cuda.jit import SIMULATED, THREADS, cuda, require_device
-from fastadam.cuda.step import (
+from fastadam.cuda.chunk import (
     COLUMNS,
     COPY_AT,
     COUNTERS,
     FIRST,
     GROUP,
+    INDEX,
     NONFINITE,
     P_AT,
-    SETTINGS,
     SIZE,
     STATE_AT,
     Pass,
+)
+from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, require_device
+from fastadam.cuda.step import (
+    SETTINGS,
     advance_kernel,
-    chunk_size,
     copy_kernel,
     fill_kernel,
     norm_kernel,
@@ -87,38 +89,65 @@ def on_current(device: int) -> AbstractContextManager[Any]:
 
 
 def is_capturing(stream: Any) -> bool:
-    """Whether a graph is being captured on a stream."""
+    """Whether a graph is being captured on a stream; never on the legacy default one, which is the integer 0."""
     if SIMULATED or not stream:
         return False
-    from cuda.bindings import driver
-
+    driver = _driver()
     error, status = driver.cuStreamIsCapturing(int(stream))
     active = driver.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_ACTIVE
-    return error == driver.CUresult.CUDA_SUCCESS and status == active
+    return bool(error == driver.CUresult.CUDA_SUCCESS and status == active)
+
+
+@functools.cache
+def _driver() -> Any:
+    from cuda.bindings import driver
+
+    return driver
+
+
+def blocks_for(size: int) -> int:
+    """Blocks for so many elements, few enough to be held at once."""
+    return min(most_blocks(), -(-size // THREADS))
+
+
+def fill(address: int, size: int, dtype: str, value: float) -> None:
+    """Write a value to so many elements from an address on, on the default stream."""
+    if size:
+        fill_kernel(dtype)[blocks_for(size), THREADS](address, size, value)
+
+
+def convert(source: int, source_dtype: str, address: int, dtype: str, size: int) -> None:
+    """Copy elements from one address to another and one type to another, on the default stream."""
+    if size:
+        copy_kernel(source_dtype, dtype)[blocks_for(size), THREADS](source, address, size)
 
 
 class Table:
     """A small table on the device that the host rewrites, on the stream of the launches, when it changes."""
 
-    def __init__(self, values: Array) -> None:
+    def __init__(self, values: Array, stream: Any = 0) -> None:
         self._values = values.copy()
-        self._array = cuda.to_device(self._values)
+        self._array = cuda.device_array(values.shape, values.dtype)
         self.address = address_of(self._array)
+        self.captured = False
+        """A graph reads it, which may be replayed at any time."""
+        self._copy(stream)
 
     def __len__(self) -> int:
         return len(self._values)
 
+    def holds(self, values: Array) -> bool:
+        """Whether the host last wrote these."""
+        return np.array_equal(values, self._values)
+
     def write(self, values: Array, stream: Any) -> None:
-        """Make the table on the device equal to `values`."""
-        if np.array_equal(values, self._values):
+        """Make the table on the device equal to `values`, in the order of the stream."""
+        if self.holds(values):
             return
         if is_capturing(stream):
-            raise RuntimeError(
-                "settings or addresses of gradients changed while a CUDA graph is captured: take one step with the "
-                "same arrays and settings before the capture"
-            )
+            raise _unprepared("the settings or the addresses of the gradients")
         self._values = values.copy()
-        self._array.copy_to_device(self._values, stream=stream)
+        self._copy(stream)
 
     def read(self) -> Array:
         """What the device has now; waits for it."""
@@ -131,6 +160,20 @@ class Table:
         """Write also what the host believes to be there: kernels may have changed it."""
         self._values = np.zeros(0)
         self.write(values, stream)
+        if not stream:
+            synchronize()  # other streams do not wait for the default one
+
+    def _copy(self, stream: Any) -> None:
+        # Without a stream the host would wait for all that was launched on the default one. What is not page-locked has
+        # been read when the call returns.
+        self._array.copy_to_device(self._values, stream=stream or cuda.legacy_default_stream())
+
+
+def _unprepared(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what} changed while a CUDA graph is captured, or just before: take one step with the same arrays and "
+        "settings before the capture"
+    )
 
 
 class Segments(NamedTuple):
@@ -139,9 +182,13 @@ class Segments(NamedTuple):
     addresses: Sequence[int]
     sizes: Sequence[int]
     state_at: Sequence[int]
-    """Where each segment's state begins in a row, and the row's length: at multiples of 16 bytes where the parameters
-    are at one."""
+    """Where each segment's state begins in a row, and the row's length: at multiples of 128 bytes of the row's type
+    where the parameters are at one of 16 bytes, and of whole blocks where the state is of one byte."""
     group_of: Sequence[int]
+    dither_at: Sequence[int] | None = None
+    """The index from which the elements of each are dithered: of a state in fewer bytes alone."""
+    copies: Sequence[int] | None = None
+    """The addresses of the copies in two bytes, if there are any."""
 
 
 class StepMemory:
@@ -152,90 +199,97 @@ class StepMemory:
     variant : Variant
         What the step does; it may become another with the same state.
     dtype : dtype
-        float32 or float64.
+        In which it is computed: float32 or float64.
     segments : Segments
         Where the parameters lie.
     groups : int
         Rows of the settings.
+
+    Attributes
+    ----------
+    stream : Stream or 0
+        On which the host writes what it is told to write at once.
     """
 
     def __init__(self, variant: Variant, dtype: np.dtype[Any], segments: Segments, groups: int) -> None:
         require_device()
         self.variant, self.dtype = variant, dtype
-        self._groups, count = groups, len(segments.addresses)
-        self._table = np.zeros((count + 1, COLUMNS), np.int64)
-        chunks = [-(-size // chunk_size(dtype.name)) for size in segments.sizes]
-        np.cumsum(chunks, out=self._table[1:, FIRST])
-        for column, values in zip(
-            (SIZE, P_AT, GROUP), (segments.sizes, segments.addresses, segments.group_of), strict=True
-        ):
-            self._table[:-1, column] = values
-        self._table[:, STATE_AT] = segments.state_at
-        self.chunks, self.width = int(self._table[-1, FIRST]), int(segments.state_at[-1])
-        form = Pass(variant, dtype.name)
-        self.state = allocated((max(1, form.rows), max(1, self.width)), dtype, "the optimizer's states")
-        self.fill(0, form.rows * self.width, 0.0)
-        self._segments = Table(self._table)
+        self._groups, self.width = groups, int(segments.state_at[-1])
+        self._form = form = Pass(variant, dtype.name)
+        table = _table_of(segments, form.chunk)
+        self.chunks = int(table[-1, FIRST])
+        self._state = allocated(max(WORD, form.state_bytes(self.width)), np.uint8, "the optimizer's states")
+        self._state_at = address_of(self._state)
+        fill(self._state_at, self._state.size // WORD, "int64", 0)
+        self._segments = Table(table)
         self.settings_width = max(SETTINGS, HYPER + len(variant.rule.hyper))
         self._settings = Table(np.zeros((1 + groups, self.settings_width)))
+        self._pending: Array | None = None
         self._counters = Table(np.zeros(COUNTERS, np.int64))
         self._carried = Table(np.ones(groups))
         self._gradients: dict[int, Table] = {}
+        self._captured: list[Table] = []
         self._numbers = allocated(groups * form.row_size, dtype, "the step's scalars")
-        self._state_at, self._numbers_at = address_of(self.state), address_of(self._numbers)
+        self._numbers_at = address_of(self._numbers)
         self._sums: Any = None
+        self._most_blocks = most_blocks()
         self._configured: dict[Any, Any] = {}
         self._compiled: dict[Any, Any] = {}
         self.stream: Any = 0
         synchronize()  # the streams of the steps do not wait for the default one
 
-    def fill(self, start: int, size: int, value: float) -> None:
-        """Write a value to elements of the state, counted over its rows."""
-        if size:
-            blocks = min(most_blocks(), -(-size // THREADS))
-            address = address_of(self.state) + start * self.dtype.itemsize
-            fill_kernel(self.dtype.name)[blocks, THREADS](address, size, value)
+    # --- the state ---------------------------------------------------------------------------------------------------
 
-    def copy(self, source: int, start: int, size: int) -> None:
-        """Copy what lies at an address to elements of the state."""
-        if size:
-            blocks = min(most_blocks(), -(-size // THREADS))
-            address = address_of(self.state) + start * self.dtype.itemsize
-            copy_kernel(self.dtype.name)[blocks, THREADS](source, address, size)
+    @property
+    def rows(self) -> dict[str, Any]:
+        """The rows of the state, on the device, by their names: flat arrays of Numba's, bfloat16 as uint16."""
+        rows = {}
+        for row in self._form.rows:
+            start = row.start(self.width)
+            dtype = np.dtype("uint16" if row.dtype == "bfloat16" else row.dtype)
+            rows[row.name] = self._state[start : start + row.nbytes(self.width)].view(dtype)
+        return rows
+
+    def address(self, name: str) -> int:
+        """Where a row of the state begins."""
+        return self._state_at + next(row.start(self.width) for row in self._form.rows if row.name == name)
+
+    def fill(self, name: str, value: float) -> None:
+        """Write a value, or its bits, to all elements of a row of the state."""
+        row = self.rows[name]
+        fill(self.address(name), row.size, row.dtype.name, value)
 
     def read_state(self) -> Array:
-        """The rows of the state, on the host; waits for the device."""
+        """The rows of a state that is of the parameters' type, on the host; waits for the device."""
         synchronize()
-        rows: Array = self.state.copy_to_host()
-        return rows
+        rows: Array = self._state.copy_to_host()[: len(self._form.rows) * self.width * self.dtype.itemsize]
+        return rows.view(self.dtype).reshape(-1, self.width)
 
     def write_state(self, rows: Sequence[Array]) -> None:
         """Bring rows from the host, of no more elements than the device's have."""
-        whole = np.zeros(self.state.shape, self.dtype)
-        for k, row in enumerate(rows):
-            whole[k, : row.size] = row
-        self.state.copy_to_device(whole)
+        synchronize()  # a step may read them still
+        for row, values in zip(self.rows.values(), rows, strict=False):
+            if values.size:
+                row[: values.size].copy_to_device(np.ascontiguousarray(values))
         synchronize()  # other streams do not wait for the default one
 
-    def set_copies(self, addresses: Sequence[int]) -> None:
-        """Say where the parameters are written once more, if the variant does that, and write them there now."""
-        for k, address in enumerate(addresses):
-            size = int(self._table[k, SIZE])
-            if size:
-                blocks = min(most_blocks(), -(-size // THREADS))
-                rounded = copy_kernel(self.dtype.name, self.variant.copy)
-                rounded[blocks, THREADS](int(self._table[k, P_AT]), address, size)
-        self._table[:-1, COPY_AT] = addresses
-        self._segments.write(self._table, 0)
+    # --- settings and counters ---------------------------------------------------------------------------------------
 
     def configure(self, settings: Array) -> None:
-        """Set the numbers that the next steps take, replays of captured ones included."""
-        padded = np.zeros((1 + self._groups, self.settings_width))
-        padded[:, : settings.shape[1]] = settings
-        self._settings.write(padded, self.stream)
+        """Set the numbers that the next steps take, replays of captured ones included.
+
+        They are written on the stream of the next step. But if a step was captured, no step may come, and nobody knows
+        on which stream the graph will be replayed: then they are written at once, and the host waits for the device.
+        """
+        self._pending = np.zeros((1 + self._groups, self.settings_width))
+        self._pending[:, : settings.shape[1]] = settings
+        if self._settings.captured and not self._settings.holds(self._pending):
+            synchronize()
+            self._settings.force(self._pending, 0)
+            self._pending = None
 
     def force_settings(self, settings: Array) -> None:
-        """Set them where a kernel may have changed them since."""
+        """Set them at once, where a kernel may have changed them since."""
         self._settings.force(settings, self.stream)
 
     @property
@@ -261,62 +315,117 @@ class StepMemory:
     def carried(self, values: Array) -> None:
         self._carried.force(values, self.stream)
 
+    # --- launches ----------------------------------------------------------------------------------------------------
+
     def measure(self, gradients: Array, stream: Any) -> tuple[int, int]:
         """Launch the sums of squares: where pairs of them will be, and how many, see `norm_kernel`."""
         rows, count = gradients.shape
-        table, tasks = self._located(gradients, stream), norm_tasks(self.chunks)
+        tasks, per_task = norm_tasks(self.chunks)
         if not tasks:
             return 0, 0
+        capturing = is_capturing(stream)
+        table = self._located(gradients, stream, capturing)
         if self._sums is None:
+            if capturing:
+                raise _unprepared("what a step measures")
             self._sums = allocated(2 * tasks, np.float64, "the gradient's sums of squares")
         sums_at = address_of(self._sums)
         where = (self._segments.address, count, table.address, rows)
-        self._launch(norm_kernel(self.dtype.name, rows > 1), tasks, stream, *where, sums_at)
+        self._launch(self._kernels(rows, True).norm, tasks, stream, *where, per_task, sums_at)
         return sums_at, tasks
 
-    def _located(self, gradients: Array, stream: Any) -> Table:
-        """The addresses of the gradients, on the device."""
+    def _located(self, gradients: Array, stream: Any, capturing: bool) -> Table:
+        """The addresses of the gradients, on the device: in a table that no later step changes, if a graph reads it."""
         rows = len(gradients)
-        if rows not in self._gradients:
-            self._gradients[rows] = Table(gradients)
-        self._gradients[rows].write(gradients, stream)
-        return self._gradients[rows]
+        table = self._gradients.get(rows)
+        if table is None or (table.captured and not table.holds(gradients)):
+            if capturing:
+                raise _unprepared("the gradients")
+            if table is not None:
+                self._captured.append(table)
+            table = self._gradients[rows] = Table(gradients, stream)
+        table.write(gradients, stream)
+        table.captured |= capturing
+        return table
 
     def step(self, gradients: Array, stream: Any, *, measures: bool, raises: bool = False) -> bool:
         """Launch a step; `gradients` has a row of addresses for each row that is summed.
 
         With `raises`, waits for the device, and returns False, with nothing changed, where the gradient is not finite.
         """
-        self.stream = stream
         rows, count = gradients.shape
-        table = self._located(gradients, stream)
+        capturing = is_capturing(stream)
+        if capturing and raises:
+            raise RuntimeError(
+                'on_nonfinite="raise" waits for the device, which a step in a CUDA graph cannot do: use "skip"'
+            )
+        if self._pending is not None:
+            self._settings.write(self._pending, stream)
+            self._pending = None
+        self._settings.captured |= capturing
+        table = self._located(gradients, stream, capturing)
         sums_at, tasks = self.measure(gradients, stream) if measures else (0, 0)
         where = (self._segments.address, count, table.address, rows)
-        advance, update = self._kernels(rows, measures)
+        kernels = self._kernels(rows, measures)
         self._launch(
-            advance, 1, stream, self._settings.address, self.settings_width, self._groups, self._counters.address,
-            self._carried.address, sums_at, tasks, self._numbers_at,
+            kernels.advance, 1, stream, self._settings.address, self.settings_width, self._groups,
+            self._counters.address, self._carried.address, sums_at, tasks, self._numbers_at,
         )  # fmt: skip
         if raises and self.counters[NONFINITE]:
             return False
         if self.chunks:
-            self._launch(update, self.chunks, stream, *where, self._state_at, self.width, self._numbers_at)
+            state = (self._state_at, self.width, self._counters.address, self._numbers_at)
+            self._launch(kernels.update, self.chunks, stream, *where, *state)
         return True
 
-    def _kernels(self, rows: int, measures: bool) -> tuple[Any, Any]:
-        """The two kernels of a step: found by the variant's identity, since to hash one takes as long as a launch."""
+    def _kernels(self, rows: int, measures: bool) -> "_Kernels":
+        """The kernels of a step: found by the variant's identity, since to hash one takes as long as a launch."""
         key = (id(self.variant), rows, measures)
         if key not in self._compiled:
             form = Pass(self.variant._replace(sums=rows > 1), self.dtype.name)
             advance = advance_kernel(self.variant.rule, self.dtype.name, measures)
-            self._compiled[key] = advance, step_kernel(form), self.variant  # which keeps its id from being another's
-        advance, update, _ = self._compiled[key]
-        return advance, update
+            norm = norm_kernel(form.dtype, form.gradient, rows > 1, form.chunk) if measures else None
+            self._compiled[key] = _Kernels(norm, advance, step_kernel(form), self.variant)
+        kernels: _Kernels = self._compiled[key]
+        return kernels
 
     def _launch(self, compiled: Any, tasks: int, stream: Any, *arguments: int) -> None:
         """Launch a kernel whose blocks take one task after the other; looking its configuration up takes long."""
-        blocks = min(tasks, most_blocks())
+        blocks = min(tasks, self._most_blocks)
         key = (compiled, blocks, id(stream))
         if key not in self._configured:
+            if len(self._configured) >= _MOST_CONFIGURED:
+                self._configured.clear()  # of a program that makes stream after stream
             self._configured[key] = compiled[blocks, THREADS, stream], stream  # keeps the stream, and so its id
         self._configured[key][0](*arguments)
+
+
+_MOST_CONFIGURED = 256
+
+
+class _Kernels(NamedTuple):
+    """The kernels of a step."""
+
+    norm: Any
+    advance: Any
+    update: Any
+    variant: Variant
+    """Kept, so that its identity is not another's."""
+
+
+def _table_of(segments: Segments, chunk: int) -> Array:
+    """The table of segments, see `chunk.py`."""
+    count = len(segments.addresses)
+    table = np.zeros((count + 1, COLUMNS), np.int64)
+    np.cumsum([-(-size // chunk) for size in segments.sizes], out=table[1:, FIRST])
+    columns = {
+        SIZE: segments.sizes,
+        P_AT: segments.addresses,
+        GROUP: segments.group_of,
+        INDEX: segments.dither_at or [0] * count,
+        COPY_AT: segments.copies or [0] * count,
+    }
+    for column, values in columns.items():
+        table[:-1, column] = values
+    table[:, STATE_AT] = segments.state_at
+    return table
