@@ -6,8 +6,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 
+from fastadam._checks import real
 from fastadam._rates import OF_ALL_SOLVERS, OF_SGD
 from fastadam._solvers import SOLVERS
 from fastadam.activations import ACTIVATIONS
@@ -47,17 +48,38 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
 """Those that regressor and classifier share."""
 
 
+def check_parameters(estimator: Any) -> None:
+    """scikit-learn's validation, of numbers as the floats that are computed with: of 10**400 that is inf."""
+    rules = estimator._parameter_constraints
+    values = {name: _as_computed(getattr(estimator, name), rules[name]) for name in rules}
+    validate_parameter_constraints(rules, values, caller_name=type(estimator).__name__)
+
+
+def _as_computed(value: Any, rules: list[Any]) -> Any:
+    """A parameter as scikit-learn should look at it: as a float, where that is another number or type."""
+    types = {rule.type for rule in rules if isinstance(rule, Interval)}
+    if types and isinstance(value, np.timedelta64):  # it says that it is an integer, and cannot be compared with one
+        return repr(value)
+    if Real not in types or not isinstance(value, Real) or isinstance(value, bool):
+        return value
+    computed = real("", value)  # type: ignore[arg-type]
+    return value if computed == value and isinstance(value, int | float | np.generic) else computed
+
+
 def hidden_units(hidden_layer_sizes: Any) -> list[int]:
     """Units of each hidden layer."""
-    sizes = list(hidden_layer_sizes) if hasattr(hidden_layer_sizes, "__iter__") else [hidden_layer_sizes]
-    if np.any(np.array(sizes) <= 0):
+    several = hasattr(hidden_layer_sizes, "__iter__") and getattr(hidden_layer_sizes, "ndim", None) != 0
+    sizes = list(hidden_layer_sizes) if several else [hidden_layer_sizes]
+    if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
+        raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
+    if any(size <= 0 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-    return sizes
+    return [int(size) for size in sizes]
 
 
 def activation_names(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:
     """The activation of each of so many hidden layers."""
-    names = (activation,) * n_hidden if isinstance(activation, str) else tuple(activation)
+    names: tuple[Any, ...] = tuple(activation) if isinstance(activation, list | tuple) else (activation,) * n_hidden
     unknown = [name for name in names if not isinstance(name, str) or name not in ACTIVATIONS]
     if unknown:
         raise ValueError(f"activation must have names among {sorted(ACTIVATIONS)}, got {unknown[0]!r}")
@@ -107,4 +129,4 @@ def batch_rows(batch_size: int | str, n_samples: int) -> int:
         warnings.warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
         )
-    return int(np.clip(batch_size, 1, n_samples))
+    return min(int(batch_size), n_samples)

@@ -6,6 +6,7 @@ by `network.py`.
 
 import copy
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
@@ -88,14 +90,18 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Put the attributes back if fitting fails; it never changes in place what they refer to."""
+        """Put the attributes back if fitting fails; in place, it changes only a random stream of the user's own."""
         before = self.__dict__.copy()
+        stream = self.random_state if isinstance(self.random_state, np.random.RandomState) else None
+        drawn = None if stream is None else stream.get_state()
         try:
             yield
         except BaseException:
             callbacks = {name: value for name, value in self.__dict__.items() if "_callback" in name}
             self.__dict__.clear()
             self.__dict__.update(before | callbacks)  # scikit-learn has yet to tear the callbacks down
+            if stream is not None and drawn is not None:
+                stream.set_state(drawn)
             raise
 
     # --- fitting ------------------------------------------------------------------------------------------------
@@ -103,6 +109,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any] = (None,) * 3, *, incremental: bool
     ) -> Self:
+        if incremental:
+            self._validate_changed_params()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         hidden = constraints.hidden_units(self.hidden_layer_sizes)
@@ -160,6 +168,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 watch(self, model, rows, progress, was_given=False)
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
         self.__dict__.update(self._kept_after_fit())
+        self._parameters_before = self._parameters()
         if not incremental or outcome is Outcome.INTERRUPTED:
             warn_of(outcome, self)
 
@@ -321,7 +330,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _started(self, units: list[int], dtype: Any, random_state: np.random.RandomState) -> FlatBuffer:
         """Glorot's initial weights, drawn in float64 as scikit-learn draws them: weight, bias, layer by layer."""
-        params = FlatBuffer.zeros(shapes_of(units), dtype)
+        try:
+            params = FlatBuffer.zeros(shapes_of(units), dtype)
+        except (OverflowError, ValueError) as error:  # more than memory has addresses
+            raise ValueError(f"hidden_layer_sizes is too large, got {units[1:-1]}: {error}") from error
         activations = self._activations(params)
         for k, (fan_in, fan_out) in enumerate(pairwise(units)):
             of_layer = activations[min(k, len(activations) - 1)] if activations else self.activation
@@ -441,6 +453,30 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:
         """Return what scores the network's outputs for the held-out targets `y`."""
 
+    def _validate_params(self) -> None:
+        constraints.check_parameters(self)
+
+    def _parameters(self) -> tuple[Any, ...]:
+        """The values of the constructor's parameters, as they are now."""
+        return tuple(getattr(self, name) for name in self._parameter_constraints)
+
+    def _validate_changed_params(self) -> None:
+        """Validate those that a later `partial_fit` has, which scikit-learn leaves out for the time it takes."""
+        before, now = self.__dict__.get("_parameters_before", ()), self._parameters()
+        if len(before) != len(now) or not all(map(operator.is_, before, now)):
+            self._validate_params()
+
+    def _validate_samples(self, X: Any, *y: Any, **rules: Any) -> Any:
+        """scikit-learn's validation; and no index of sparse data may lie outside, which no kernel looks at."""
+        validated = validate_data(self, X, *y, accept_sparse=["csr", "csc"], **rules)
+        X = validated[0] if y else validated
+        if sparse.issparse(X):
+            try:
+                copy.copy(X).check_format()  # of a copy, in which it may change the arrays for others
+            except ValueError as error:
+                raise ValueError(f"X must be a sound sparse matrix: {error}") from None
+        return validated
+
     def _check_combinations(self, n_hidden: int, validation: tuple[Any, Any, Any]) -> None:
         """Refuse what makes no sense together."""
         constraints.check_combinations(self, n_hidden, validation)
@@ -466,7 +502,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             if is_device_array(X):
                 params = self._current_params()
                 return predict_on_device(self, X, params, self._activations(params))
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            X = self._validate_samples(X, reset=False)
         params = self._current_params()
         layout = self._layout if params is self.__dict__.get("_params") else layout_of(params)
         activations = self._activations(params)  # they may have been set after the fit
@@ -492,10 +528,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
+        derived = ["_parameters_before"]
         if "_params" in state and self._current_params() is self._params:
-            derived = ("coefs_", "intercepts_", "_views", "_layout")
-            state = {key: value for key, value in state.items() if key not in derived}
-        return state
+            derived += ["coefs_", "intercepts_", "_views", "_layout"]
+        return {key: value for key, value in state.items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

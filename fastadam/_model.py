@@ -175,6 +175,13 @@ def _users_scorer(estimator: Any, data: Validation) -> Callable[[], float]:
     def score() -> float:
         fitted = copy.copy(estimator)
         fitted.__dict__.pop("feature_names_in_", None)  # they are no longer there on what was validated
-        return float(scorer(fitted, data.X, estimator._given_targets(data.y), **given))
+        try:
+            value = scorer(fitted, data.X, estimator._given_targets(data.y), **given)
+        except AttributeError as error:  # as of probabilities, which a regressor has none of
+            raise ValueError(f"scoring={estimator.scoring!r} does not go with this estimator: {error}") from error
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"scoring must give a number, got {value!r}") from None
 
     return score

@@ -4,6 +4,7 @@ A rate is a function of how far training has come, so that a later fit goes on w
 """
 
 import math
+import sys
 from typing import Any, Literal
 
 from fastadam.schedules import Cosine, Linear, OneCycle, Plateau, Schedule, get_schedule
@@ -24,7 +25,7 @@ class Rate:
 
     def __init__(self, lr: float, warmup_epochs: int = 0) -> None:
         self.lr = float(lr)
-        self.warmup_epochs = warmup_epochs
+        self.warmup_epochs = int(min(warmup_epochs, sys.maxsize))  # of more than that, no float could be made
 
     def at(self, progress: Progress) -> float:
         """The rate of the next epoch."""
@@ -44,11 +45,14 @@ class InverseScaling(Rate):
 
     def __init__(self, lr: float, warmup_epochs: int, power: float) -> None:
         super().__init__(lr, warmup_epochs)
-        self.power = power
+        self.power = float(power)  # an integer could be raised to integers without end
 
     def _after_warmup(self, progress: Progress) -> float:
         seen = progress.samples_seen
-        return float(self.lr / (seen + 1) ** self.power) if seen else self.lr
+        try:
+            return float(self.lr / (seen + 1) ** self.power) if seen else self.lr
+        except OverflowError:  # of the divisor
+            return 0.0
 
 
 class Adaptive(Rate):
@@ -107,8 +111,8 @@ def rate_of(estimator: Any) -> Rate:
         estimator.learning_rate_init, estimator.learning_rate, estimator.warmup_epochs, estimator.max_iter,
     )  # fmt: skip
     if not isinstance(kind, str):
-        schedule = get_schedule(kind)
-        if isinstance(schedule, Plateau):
+        schedule = None if isinstance(kind, type) else get_schedule(kind)
+        if schedule is None or isinstance(schedule, Plateau):
             raise TypeError(f"learning_rate must be a function of the epoch, got {kind!r}")
         return Scheduled(schedule, warmup)
     if kind == "cosine":

@@ -1,6 +1,7 @@
 """The estimators' stochastic solvers: an optimizer for each name, from the estimators' parameters."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -73,10 +74,14 @@ SOLVERS: dict[str, Callable[[FlatBuffer, Any], Optimizer]] = {
 """Forms are PyTorch's but for scikit-learn's own two. AdamW alone decays by itself: with the others, the penalty is
 part of the loss."""
 
+_NUMBERS = ("learning_rate_init", "alpha", "momentum", "nesterovs_momentum", "beta_1", "beta_2", "epsilon")
+"""The estimators' parameters that these take."""
+
 
 def make_optimizer(params: FlatBuffer, estimator: Any) -> Optimizer:
     """The optimizer of the estimator's solver, with the estimator's parameters."""
-    return SOLVERS[estimator.solver](params, estimator)
+    numbers = {name: float(getattr(estimator, name)) for name in _NUMBERS}  # True is 1 to scikit-learn
+    return SOLVERS[estimator.solver](params, SimpleNamespace(**numbers))
 
 
 def go_on(params: FlatBuffer, estimator: Any, before: Optimizer) -> Optimizer:

@@ -16,9 +16,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 
 from fastadam._arrays import is_device_array
+from fastadam._checks import number
 from fastadam._device import like_given, on_host
 from fastadam._estimator import BaseMLP
 
@@ -281,6 +281,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             y = y if self.device == "cpu" else on_host("y", y)
             if _check_partial_fit_first_call(self, classes):
                 multilabel = type_of_target(y).startswith("multilabel")
+                shape = np.shape(classes)  # type: ignore[arg-type]  # None was refused
+                if not multilabel and len(shape) != 1:
+                    raise ValueError(f"classes must have one dimension, got the shape {shape}")
                 self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
@@ -384,15 +387,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return X, self._label_binarizer.transform(y).astype(bool)
 
     def _validate_form(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Array]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
+        X, y = self._validate_samples(X, y, multi_output=True, dtype=(np.float64, np.float32), reset=reset)
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _given_targets(self, y: Array) -> Array:
@@ -412,8 +407,19 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "class_weight='balanced' is not supported for partial_fit, which sees a part of the data at a time; "
                 "give the weights of the classes as a dict"
             )
+        if self.class_weight != "balanced":
+            self._check_weights_of_classes()
         weight: Array = compute_sample_weight(self.class_weight, self._labels_of(y))
         return weight if sample_weight is None else weight * sample_weight
+
+    def _check_weights_of_classes(self) -> None:
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            raise ValueError(
+                "class_weight must be None or 'balanced' where a sample may have several labels, "
+                f"got {self.class_weight}"
+            )
+        for label, weight in self.class_weight.items():  # type: ignore[union-attr]
+            number(f"class_weight[{label!r}]", weight)
 
     def _check_same_classes(self, classes: Array, *, all_of_them: bool) -> None:
         if all_of_them:

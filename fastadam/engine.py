@@ -440,7 +440,7 @@ class Engine(AbstractContextManager["Engine"]):
         seed: int = 0,
     ) -> None:
         lanes = lanes_of(batch_size, params.flat.size)
-        wanted = worthwhile_threads(layout, batch_size) if n_threads is None else n_threads
+        wanted = worthwhile_threads(layout, batch_size) if n_threads is None else int(n_threads)
         self._gang = Gang(min(wanted, lanes), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
         self._settings = np.zeros(N_SETTINGS)

@@ -13,7 +13,6 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from fastadam._arrays import is_device_array
 from fastadam._device import like_given, on_host
@@ -335,15 +334,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return y.ravel() if y.shape[1] == 1 else y
 
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
+        X, y = self._validate_samples(
+            X, y, multi_output=True, y_numeric=True, dtype=(np.float64, np.float32), reset=reset
         )
         y = check_array(y, dtype="numeric", ensure_2d=False, input_name="y")  # refuses strings
         if y.dtype.kind in "mM":  # dates and durations pass as numeric
