@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from fastadam.elementary import of_vectors
 from fastadam.jit import address_of, device, kernel
 
 
@@ -157,7 +158,7 @@ ACTIVATIONS = {
 @functools.cache
 def forward_kernel(name: str) -> Callable[..., None]:
     """Z ← f(Z + b) in one pass; K, unless it has no rows, keeps what the derivative is computed from."""
-    value, by_input = device(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input
+    value, by_input = device(of_vectors(ACTIVATIONS[name].value), forceinline=True), ACTIVATIONS[name].by_input
 
     @kernel(variant=name)
     def activate(Z, b, K):
@@ -178,7 +179,7 @@ def forward_kernel(name: str) -> Callable[..., None]:
 @functools.cache
 def backward_kernel(name: str) -> Callable[..., None]:
     """D ← D · f'(z) for so many units, from what the layer kept."""
-    backward = device(ACTIVATIONS[name].backward)
+    backward = device(of_vectors(ACTIVATIONS[name].backward), forceinline=True)
 
     @kernel(variant=name)
     def differentiate(D, X, units):

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, config, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from fastadam._cache import KernelCache
 from fastadam.buffers import ALIGNMENT, array_in_memory
@@ -39,12 +39,14 @@ def kernel(
     return dispatcher
 
 
-def device(function: Callable[..., Any]) -> Any:
+def device(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
     """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own.
 
-    Python cannot call it, which saves a sixth of the time to compile.
+    Python cannot call it, which saves a sixth of the time to compile. A loop with a call in it is no vector loop:
+    `forceinline` is for functions that a loop needs, and that LLVM might find too large to write into it.
     """
-    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
+    flags = _FLAGS | {"forceinline": forceinline}
+    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **flags)(function)
     if not JIT_DISABLED:
         dispatcher.get_call_template = functools.partial(_call_template, dispatcher.get_call_template)
     return dispatcher
@@ -63,6 +65,24 @@ def inlined(function: Callable[..., Any]) -> Any:
     functions the outer ones are therefore better inlined.
     """
     return numba.njit(inline="always", **_FLAGS)(function)
+
+
+def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> Any:
+    """What compiled code calls with a float32 or a float64: one function each, always a part of the caller's loop."""
+
+    def function(x):
+        with np.errstate(all="ignore"):
+            return (single if isinstance(x, np.float32) else double)(x)
+
+    options = _FLAGS | {"forceinline": True}
+    overload(function, jit_options=options)(lambda x: single if x == types.float32 else double)
+    return function
+
+
+def with_names(function: Callable[..., Any], **names: Any) -> Any:
+    """The function, for which some names of its module mean something else."""
+    own = function.__globals__ | names
+    return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
 
 
 def unrolled(head: str, frame: str, part: str, count: int, **names: Any) -> Callable[..., Any]:
