@@ -68,14 +68,14 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> Any:
-    """What compiled code calls with a float32 or a float64: one function each, always a part of the caller's loop."""
+    """What calls one function with a float32 and another with a float64; in compiled code, a part of what calls it."""
 
     def function(x):
         with np.errstate(all="ignore"):
             return (single if isinstance(x, np.float32) else double)(x)
 
-    options = _FLAGS | {"forceinline": True}
-    overload(function, jit_options=options)(lambda x: single if x == types.float32 else double)
+    chosen = overload(function, jit_options=_FLAGS | {"forceinline": True})
+    chosen(lambda x: {types.float32: single, types.float64: double}.get(x))
     return function
 
 
@@ -144,8 +144,8 @@ if JIT_DISABLED:
 
     def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
         """The function with roots as compiled code has them: of the argument's type, and NaN below zero."""
-        own = {name: _MATH_OF_NUMPY if value is math else value for name, value in function.__globals__.items()}
-        return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
+        replaced = {name: _MATH_OF_NUMPY for name, value in function.__globals__.items() if value is math}
+        return with_names(function, **replaced)
 
     def rounded(like: np.ndarray, values: tuple[float, ...]) -> tuple[Any, ...]:
         """The values in the type of the elements of `like`."""

@@ -52,7 +52,7 @@ def derivative(name, z):
     """By way of what is kept, as with dropout."""
     _, kept = forward(name, z, keep=True)
     D = np.ones((1, z.size), z.dtype)
-    backward_kernel(name)(D, kept[np.newaxis], z.size)
+    backward_kernel(name)(D, kept[np.newaxis])
     return D[0]
 
 
