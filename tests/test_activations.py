@@ -73,9 +73,8 @@ def test_values_and_derivatives(name, dtype):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @given(z=st.floats(-1e300, 1e300))
+@np.errstate(over="ignore")  # which NumPy reports of interpreted code
 def test_no_number_gives_nan(name, z):
-    if JIT_DISABLED and abs(z) > 700:
-        return  # Python's own functions raise where they overflow
     value, _ = forward(name, np.array([z]))
     assert np.isfinite(value).all()
     assert np.isfinite(derivative(name, np.array([z]))).all()
