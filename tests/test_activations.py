@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy import special
 
 from fastadam.activations import ACTIVATIONS, backward_kernel, forward_kernel
-from fastadam.jit import JIT_DISABLED
 
 DTYPES = [np.float32, np.float64]
 
