@@ -1,23 +1,24 @@
-"""exp, expm1, log1p and tanh as a few dozen operations without a branch, of which compilers make vector code.
+"""erfc, exp, expm1, log1p and tanh as a few dozen operations without a branch, of which compilers make vector code.
 
 A loop that calls the C library is no vector loop, since the library takes one number a call. What `of_vectors` returns
 has the functions of this module in place of `math`'s, for float32 and float64, each computed in its own type. They give
 the same bits on every processor, since no operation is fused with another. The largest errors found, in units in the
-last place: 1.0 for exp, 2.1 for expm1, 1.9 for log1p, 2.5 for tanh. As with `math`'s, NaN stays NaN and zeros keep
-their sign; but what is too large is infinite, and the logarithm outside its domain NaN, where `math` raises an error.
-What is too small is subnormal before it is 0.
+last place: 1.1 for exp, 2.2 for expm1, 2.0 for log1p, 2.6 for tanh, 8 for erfc. As with `math`'s, NaN stays NaN and
+zeros keep their sign; but what is too large is infinite, and the logarithm of what is below 0 NaN, where `math` raises
+an error. What is too small is subnormal before it is 0.
 
 The method is the classical reduction (Cody & Waite 1980; log 2 is split as in Moshier's Cephes library): exp(x) is
 2ⁿ exp(r), with n the whole number nearest to x / log 2, and of the Taylor series of exp(r) - 1 so many terms are summed
 that the rest is below the rounding. In the same way log(1 + x) is n log 2 + log(1 + f), with the series of the area
-hyperbolic tangent of f / (2 + f). And tanh(x) is e / (e + 2) with e = exp(2x) - 1.
+hyperbolic tangent of f / (2 + f). And tanh(x) is e / (e + 2) with e = exp(2x) - 1. The complementary error function is
+exp(-x²) times a function that one polynomial approximates for all x (Shepherd & Laframboise 1981).
 """
 
 import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from math import erfc, pi, sqrt
+from math import pi, sqrt
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,20 @@ __all__ = ["erfc", "exp", "expm1", "log1p", "of_vectors", "pi", "sqrt", "tanh"]
 
 _LN2_HIGH, _LN2_LOW = 22713 / 32768, 1.42860682030941723212e-6
 """log 2 in two parts; the first has 15 bits, so that its product with n is exact, in float32 too."""
+
+_ERFC_LARGEST, _ERFC_MIDDLE = 28.0, 3.75
+_ERFC = (
+    1.2539674711853876, -0.12066783607454412, -0.028294804466573537, 0.10198698200412867,
+    -0.10728411861801782, 0.07635790530014354, -0.04053954209294644, 0.015920527766550233,
+    -0.004150791169883816, 0.0003778200991783355, 0.00020076187905615953, -8.345306094790669e-05,
+    9.064862192555376e-07, 7.472744383524631e-06, -1.183599700676788e-06, -6.134072568589752e-07,
+    1.7541664782192806e-07, 5.60589139706756e-08, -2.107862899026911e-08, -6.0836009863596075e-09,
+    2.186637952593993e-09, 6.853921904698525e-10, -1.480905619143661e-10, -5.223371018003139e-11,
+)  # fmt: skip
+"""(1 + 2x) exp(x²) erfc(x) as a polynomial in a number that goes from -1 to 1 as x does from 0 to 28, where erfc is 0.
+
+The Chebyshev interpolant of degree 23, computed with 60 digits; it is off by 3e-18 at most.
+"""
 
 _inlined = functools.partial(device, forceinline=True)
 
@@ -112,12 +127,17 @@ def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
     exp_tail = _polynomial(t, [1 / math.factorial(k) for k in range(2, exp_terms + 1)])
     log_tail = _polynomial(t, [2 / (2 * k + 1) for k in range(1, log_terms + 1)])
 
+    erfc_tail = _polynomial(t, [c for c in _ERFC if abs(c) > info.eps / 8])
+    erfc_largest, erfc_middle, erfc_slope = map(t, (_ERFC_LARGEST, _ERFC_MIDDLE, 1 + 2 * _ERFC_MIDDLE / _ERFC_LARGEST))
+    nothing = -zero  # 0 added to -0 would make it 0: only -0 can be left out where nothing is to be added
+    coarse = t(1.5 * 2.0 ** ((info.nmant + 10) // 2))
+
     @_inlined
-    def reduced(x):
-        """e, a, b and 1 / b such that exp(x) is (1 + e) a b; a b is a power of two, which alone could overflow."""
+    def reduced(x, rest=nothing):
+        """e, a, b and 1 / b such that exp(x + rest) is (1 + e) a b; a b is a power of two, which could overflow."""
         x = to_zero if x < to_zero else to_infinity if x > to_infinity else x
         n = (x * per_ln2 + magic) - magic
-        r = (x - n * high) - n * low
+        r = ((x - n * high) - n * low) + rest
         first = (n * half + magic) - magic
         second = n - first
         e = r + r * (r * exp_tail(r))
@@ -139,6 +159,15 @@ def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
         e = exp_less_1(-two * abs(x))  # of what is negative, since it cannot overflow
         return t(math.copysign(e / (two + e), x))
 
+    def erfc(x):
+        size = abs(x)
+        size = erfc_largest if size > erfc_largest else size
+        rough = (size + coarse) - coarse  # so few bits that the square is exact
+        e, a, b, _ = reduced(-(rough * rough), (rough - size) * (rough + size))
+        place = (erfc_slope * size - erfc_middle) / (size + erfc_middle)
+        y = (e * a + a) * (erfc_tail(place) / (one + two * size)) * b
+        return y if x > zero else two - y
+
     def log1p(x):
         edge = zero if x > -one else -infinity if x == -one else nan
         edge = edge if x < infinity else x
@@ -150,11 +179,12 @@ def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
         rest = s * (f - (s * s) * log_tail(s * s))
         return t(math.copysign((n * high + (n * low + (f - rest))) + edge, x))
 
-    return SimpleNamespace(exp=exp, expm1=expm1, log1p=log1p, tanh=tanh)
+    return SimpleNamespace(erfc=erfc, exp=exp, expm1=expm1, log1p=log1p, tanh=tanh)
 
 
 _SINGLE, _DOUBLE = _functions(np.float32, exp_terms=8, log_terms=4), _functions(np.float64, exp_terms=13, log_terms=10)
 
+erfc = of_either_type(_SINGLE.erfc, _DOUBLE.erfc)
 exp = of_either_type(_SINGLE.exp, _DOUBLE.exp)
 expm1 = of_either_type(_SINGLE.expm1, _DOUBLE.expm1)
 log1p = of_either_type(_SINGLE.log1p, _DOUBLE.log1p)
