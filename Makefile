@@ -14,8 +14,8 @@ IN_VENV = $(VENV)/bin/python
 
 # Tests of compiled code that are quick uncompiled too, and the modules whose own lines then run: the threads of gang.py
 # and the products of gemm.py have stand-ins.
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers formats cpu kernels optimizers family rows network activations losses)
-KERNEL_MODULES := $(patsubst %,fastadam/%.py,rules buffers formats cpu kernels optimizers rows network engine activations losses)
+KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers formats cpu kernels optimizers family rows network elementary activations losses)
+KERNEL_MODULES := $(patsubst %,fastadam/%.py,rules buffers formats cpu kernels optimizers rows network engine elementary activations losses)
 
 help:
 	@echo "make demo          train on real data, and draw the figures"

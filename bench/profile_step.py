@@ -98,9 +98,9 @@ def multiply_back(D, W, D_before, panel, calls):
 
 
 @compiled
-def derive(D, A, units, calls):
+def derive(D, A, calls):
     for _ in range(calls):
-        relu_backward(D, A, units)
+        relu_backward(D, A)
 
 
 @compiled
@@ -247,7 +247,7 @@ def parts_of(job: Job, block: Block) -> list[Part]:
             Part(f"deltas, {names[k]}", [partial(multiply_back, D[k], W[k], D[k - 1], panel)], operations[k])
             for k in reversed(layers[1:])
         ),
-        Part("derivatives", [partial(derive, D[k - 1], A[k], units[k]) for k in layers[1:]]),
+        Part("derivatives", [partial(derive, D[k - 1], A[k]) for k in layers[1:]]),
     ]
 
 

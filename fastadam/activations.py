@@ -2,7 +2,10 @@
 
 The network calls the loops by their address, so that one compiled network serves every activation, each of which is
 compiled where it is first used. A scalar function takes the type of the elements as its last argument: a plain number
-would make float32 arithmetic float64.
+would make float32 arithmetic float64. What it calls of `math` is, in the loops of this module, that of `elementary`.
+
+The loops run over all elements of a block and not over each row: so they are loops of whole vectors for a layer of few
+units too. Where rows are padded, the padding goes with them, and nobody reads it.
 """
 
 import functools
@@ -13,7 +16,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from fastadam.jit import address_of, device, kernel
+from fastadam.elementary import of_vectors
+from fastadam.jit import address_of, kernel
 
 
 class Activation(NamedTuple):
@@ -156,37 +160,40 @@ ACTIVATIONS = {
 
 @functools.cache
 def forward_kernel(name: str) -> Callable[..., None]:
-    """Z ← f(Z + b) in one pass; K, unless it has no rows, keeps what the derivative is computed from."""
-    value, by_input = device(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input
+    """Z ← f(Z + b); K, unless it has no rows, keeps what the derivative is computed from."""
+    value, by_input = of_vectors(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input
 
     @kernel(variant=name)
     def activate(Z, b, K):
         t = Z.dtype.type
         for i in range(Z.shape[0]):
-            if K.shape[0] == 0:
-                for j in range(b.size):
-                    Z[i, j] = value(Z[i, j] + b[j], t)
-            else:
-                for j in range(b.size):
-                    z = Z[i, j] + b[j]
-                    Z[i, j] = value(z, t)
-                    K[i, j] = z if by_input else Z[i, j]
+            for j in range(b.size):
+                Z[i, j] += b[j]
+        flat, kept = Z.reshape(Z.size), K.reshape(K.size)
+        if K.size == 0:
+            for i in range(flat.size):
+                flat[i] = value(flat[i], t)
+        else:
+            for i in range(flat.size):
+                z = flat[i]
+                flat[i] = value(z, t)
+                kept[i] = z if by_input else flat[i]
 
     return activate
 
 
 @functools.cache
 def backward_kernel(name: str) -> Callable[..., None]:
-    """D ← D · f'(z) for so many units, from what the layer kept."""
-    backward = device(ACTIVATIONS[name].backward)
+    """D ← D · f'(z), from what the layer kept."""
+    backward = of_vectors(ACTIVATIONS[name].backward)
 
     @kernel(variant=name)
-    def differentiate(D, X, units):
+    def differentiate(D, X):
         t = D.dtype.type
-        for i in range(D.shape[0]):
-            for j in range(units):  # what is read is read always: a load in a branch is no vector
-                d, x = D[i, j], X[i, j]
-                D[i, j] = backward(d, x, t)
+        D, X = D.reshape(D.size), X.reshape(X.size)
+        for i in range(D.size):  # what is read is read always: a load in a branch is no vector
+            d, x = D[i], X[i]
+            D[i] = backward(d, x, t)
 
     return differentiate
 
@@ -197,5 +204,5 @@ def addresses(names: tuple[str, ...], dtype: np.dtype[Any], backward: bool) -> t
     element = numba.from_dtype(dtype)
     flat, matrix = numba.types.Array(element, 1, "C"), numba.types.Array(element, 2, "C")
     if backward:
-        return tuple(address_of(backward_kernel(name), matrix, matrix, numba.types.int64) for name in names)
+        return tuple(address_of(backward_kernel(name), matrix, matrix) for name in names)
     return tuple(address_of(forward_kernel(name), matrix, flat, matrix) for name in names)

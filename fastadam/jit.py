@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, config, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from fastadam._cache import KernelCache
 from fastadam.buffers import ALIGNMENT, array_in_memory
@@ -39,12 +39,14 @@ def kernel(
     return dispatcher
 
 
-def device(function: Callable[..., Any]) -> Any:
+def device(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
     """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own.
 
-    Python cannot call it, which saves a sixth of the time to compile.
+    Python cannot call it, which saves a sixth of the time to compile. A loop with a call in it is no vector loop:
+    `forceinline` is for functions that a loop needs, and that LLVM might find too large to write into it.
     """
-    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_FLAGS)(function)
+    flags = _FLAGS | {"forceinline": forceinline}
+    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **flags)(function)
     if not JIT_DISABLED:
         dispatcher.get_call_template = functools.partial(_call_template, dispatcher.get_call_template)
     return dispatcher
@@ -63,6 +65,24 @@ def inlined(function: Callable[..., Any]) -> Any:
     functions the outer ones are therefore better inlined.
     """
     return numba.njit(inline="always", **_FLAGS)(function)
+
+
+def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> Any:
+    """What calls one function with a float32 and another with a float64; in compiled code, a part of what calls it."""
+
+    def function(x):
+        with np.errstate(all="ignore"):
+            return (single if isinstance(x, np.float32) else double)(x)
+
+    chosen = overload(function, jit_options=_FLAGS | {"forceinline": True})
+    chosen(lambda x: {types.float32: single, types.float64: double}.get(x))
+    return function
+
+
+def with_names(function: Callable[..., Any], **names: Any) -> Any:
+    """The function, for which some names of its module mean something else."""
+    own = function.__globals__ | names
+    return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
 
 
 def unrolled(head: str, frame: str, part: str, count: int, **names: Any) -> Callable[..., Any]:
@@ -124,8 +144,8 @@ if JIT_DISABLED:
 
     def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
         """The function with roots as compiled code has them: of the argument's type, and NaN below zero."""
-        own = {name: _MATH_OF_NUMPY if value is math else value for name, value in function.__globals__.items()}
-        return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
+        replaced = {name: _MATH_OF_NUMPY for name, value in function.__globals__.items() if value is math}
+        return with_names(function, **replaced)
 
     def rounded(like: np.ndarray, values: tuple[float, ...]) -> tuple[Any, ...]:
         """The values in the type of the elements of `like`."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from fastadam.elementary import exp
 from fastadam.jit import address_of, device, kernel
 
 Array = NDArray[Any]
@@ -129,13 +130,19 @@ def _softmax_kernel() -> Callable[..., float]:
         t, total, classes = Z.dtype.type, 0.0, Y.shape[1]
         s = t(setting)
         for i in range(rows.size):
-            weight = weights[rows[i]] if weights.size else t(1)
-            factor = t(weight / scale)
-            largest, summed, value = Z[i, 0], t(0), t(0)
+            largest = Z[i, 0]
             for j in range(1, classes):
                 largest = max(largest, Z[i, j])
             for j in range(classes):
-                Z[i, j] = math.exp(Z[i, j] - largest)
+                Z[i, j] -= largest
+        flat = Z.reshape(Z.size)
+        for i in range(flat.size):  # a loop of whole vectors, for few classes too
+            flat[i] = exp(flat[i])
+        for i in range(rows.size):
+            weight = weights[rows[i]] if weights.size else t(1)
+            factor = t(weight / scale)
+            summed, value = t(0), t(0)
+            for j in range(classes):
                 summed += Z[i, j]
             for j in range(classes):
                 part, slope = term(Z[i, j] / summed, Y[rows[i], j], s, t)

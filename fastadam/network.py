@@ -180,7 +180,7 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout
             if dropout[0] != 0:
                 _call(dropout[0], (D_before, rows, fan_in, k - 1, dropout[1], dropout[2], dropout[3]))
             X = matrix(work, before + n * layout.kept, n, layout.columns[k])
-            _call(layout.functions[BACKWARD, k - 1], (D_before, X, fan_in))
+            _call(layout.functions[BACKWARD, k - 1], (D_before, X))
         here = before
 
 

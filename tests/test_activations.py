@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy import special
 
 from fastadam.activations import ACTIVATIONS, backward_kernel, forward_kernel
-from fastadam.jit import JIT_DISABLED
 
 DTYPES = [np.float32, np.float64]
 
@@ -52,7 +51,7 @@ def derivative(name, z):
     """By way of what is kept, as with dropout."""
     _, kept = forward(name, z, keep=True)
     D = np.ones((1, z.size), z.dtype)
-    backward_kernel(name)(D, kept[np.newaxis], z.size)
+    backward_kernel(name)(D, kept[np.newaxis])
     return D[0]
 
 
@@ -73,9 +72,8 @@ def test_values_and_derivatives(name, dtype):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @given(z=st.floats(-1e300, 1e300))
+@np.errstate(over="ignore")  # which NumPy reports of interpreted code
 def test_no_number_gives_nan(name, z):
-    if JIT_DISABLED and abs(z) > 700:
-        return  # Python's own functions raise where they overflow
     value, _ = forward(name, np.array([z]))
     assert np.isfinite(value).all()
     assert np.isfinite(derivative(name, np.array([z]))).all()

@@ -12,7 +12,7 @@ PACKAGE = Path(fastadam.__file__).parent
 LAYERS = [
     {"rules", "buffers", "_cache", "_checks", "_threads"},
     {"jit", "_arrays"},
-    {"atomics", "formats", "gemm"},
+    {"atomics", "elementary", "formats", "gemm"},
     {"activations", "dropout", "losses", "cpu", "gang"},
     {"kernels", "network", "schedules"},
     {"engine", "_optimizer"},

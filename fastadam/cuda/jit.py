@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastadam.buffers import array_in_memory
+from fastadam.jit import with_names
 
 INSTALL = "install the extra: pip install 'fastadam[cuda]'"
 
@@ -86,8 +87,7 @@ def scalar_rule(function: Any) -> Any:
     would be a float64, and that of a negative number an error.
     """
     replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else _EXTREMA
-    own = function.__globals__ | replaced
-    return device(FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__))
+    return device(with_names(function, **replaced))
 
 
 _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
