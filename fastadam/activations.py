@@ -5,7 +5,8 @@ compiled where it is first used. A scalar function takes the type of the element
 would make float32 arithmetic float64. What it calls of `math` is, in the loops of this module, that of `elementary`.
 
 The loops run over all elements of a block and not over each row: so they are loops of whole vectors for a layer of few
-units too. Where rows are padded, the padding goes with them, and nobody reads it.
+units too. Where rows are padded, the padding goes with them, and nobody reads it. But what costs less than another pass
+over memory is done row by row, with the bias.
 """
 
 import functools
@@ -17,7 +18,7 @@ import numba
 import numpy as np
 
 from fastadam.elementary import of_vectors
-from fastadam.jit import address_of, kernel
+from fastadam.jit import address_of, kernel, shaped
 
 
 class Activation(NamedTuple):
@@ -28,6 +29,8 @@ class Activation(NamedTuple):
     backward: Callable[..., Any]
     """`backward(d, x, t)` is d times the derivative; x is what came out, or what went in where `by_input` says so."""
     by_input: bool = False
+    piecewise_linear: bool = False
+    """Whether it costs less than another pass over memory."""
 
 
 def identity(z, t):
@@ -145,11 +148,11 @@ def mish_backward(d, z, t):
 
 
 ACTIVATIONS = {
-    "identity": Activation(identity, identity_backward),
+    "identity": Activation(identity, identity_backward, piecewise_linear=True),
     "logistic": Activation(logistic, logistic_backward),
     "tanh": Activation(tanh, tanh_backward),
-    "relu": Activation(relu, relu_backward),
-    "leaky_relu": Activation(leaky_relu, leaky_relu_backward),
+    "relu": Activation(relu, relu_backward, piecewise_linear=True),
+    "leaky_relu": Activation(leaky_relu, leaky_relu_backward, piecewise_linear=True),
     "elu": Activation(elu, elu_backward),
     "softplus": Activation(softplus, softplus_backward),
     "silu": Activation(silu, silu_backward, by_input=True),
@@ -161,22 +164,24 @@ ACTIVATIONS = {
 @functools.cache
 def forward_kernel(name: str) -> Callable[..., None]:
     """Z ← f(Z + b); K, unless it has no rows, keeps what the derivative is computed from."""
-    value, by_input = of_vectors(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input
+    activation = ACTIVATIONS[name]
+    value, nothing, by_input = of_vectors(activation.value), of_vectors(identity), activation.by_input
+    of_row, of_block = (value, nothing) if activation.piecewise_linear else (nothing, value)
 
     @kernel(variant=name)
     def activate(Z, b, K):
         t = Z.dtype.type
         for i in range(Z.shape[0]):
             for j in range(b.size):
-                Z[i, j] += b[j]
-        flat, kept = Z.reshape(Z.size), K.reshape(K.size)
+                Z[i, j] = of_row(Z[i, j] + b[j], t)
+        flat, kept = shaped(Z, 0, (Z.size,)), shaped(K, 0, (K.size,))
         if K.size == 0:
             for i in range(flat.size):
-                flat[i] = value(flat[i], t)
+                flat[i] = of_block(flat[i], t)
         else:
             for i in range(flat.size):
                 z = flat[i]
-                flat[i] = value(z, t)
+                flat[i] = of_block(z, t)
                 kept[i] = z if by_input else flat[i]
 
     return activate
@@ -190,7 +195,7 @@ def backward_kernel(name: str) -> Callable[..., None]:
     @kernel(variant=name)
     def differentiate(D, X):
         t = D.dtype.type
-        D, X = D.reshape(D.size), X.reshape(X.size)
+        D, X = shaped(D, 0, (D.size,)), shaped(X, 0, (X.size,))
         for i in range(D.size):  # what is read is read always: a load in a branch is no vector
             d, x = D[i], X[i]
             D[i] = backward(d, x, t)

@@ -43,7 +43,7 @@ from fastadam.gang import (
     tasks_of,
 )
 from fastadam.gemm import squared_norm
-from fastadam.jit import address_of, calling, device, inlined, kernel, rounded, taker
+from fastadam.jit import address_of, calling, device, inlined, kernel, rounded, shaped, taker
 from fastadam.losses import loss_address
 from fastadam.network import Layout, Samples, gradient, panel_size, total_weight, work_size
 from fastadam.rules import Rule
@@ -123,6 +123,12 @@ _lanes_of = device(lanes_of)
 def lane_bounds(lane, lanes, rows):
     """The rows of one of the lanes."""
     return lane * rows // lanes, (lane + 1) * rows // lanes
+
+
+@device
+def row_of(matrix, i):
+    """A row of a contiguous matrix."""
+    return shaped(matrix, i * matrix.shape[1], (matrix.shape[1],))
 
 
 @device
@@ -238,10 +244,12 @@ def gradient_task(job, lane, thread, control, phase):
     start, stop = rows_of(control, phase)
     a, b = lane_bounds(lane, _lanes_of(stop - start, job.p.size), stop - start)
     dropout = job.drop, int(s[SEED]), int(s[STEPS]), s[DROPOUT]
+    samples = shaped(job.order, start + a, (b - a,))
+    work, panel = row_of(job.work, thread), row_of(job.panel, thread)
+    g = shaped(job.g, (thread * job.g.shape[1] + lane) * job.g.shape[2], (job.g.shape[2],))
     job.losses[thread, lane] = gradient(
-        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, job.order[start + a : start + b],
-        s[WEIGHT], job.work[thread], job.panel[thread], job.g[thread, lane],
-    )  # fmt: skip
+        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, samples, s[WEIGHT], work, panel, g
+    )
 
 
 @device
@@ -323,7 +331,7 @@ def lead(job, thread, threads, control):
     total, counted, settings, patience = 0.0, 0, job.settings, FOREVER
     for start in range(0, job.order.size, job.batch_size):
         stop = min(start + job.batch_size, job.order.size)
-        weight = total_weight(job.samples, job.order[start:stop])
+        weight = total_weight(job.samples, shaped(job.order, start, (stop - start,)))
         if weight == 0:
             continue
         settings[STEPS] += 1

@@ -22,7 +22,7 @@ from numba.core import cgutils, config, types
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
-from fastadam.jit import JIT_DISABLED, device, inlined
+from fastadam.jit import JIT_DISABLED, device, inlined, shaped
 
 INNER = 256
 """Inner indices of a panel: a panel of two vectors then fills two thirds of a 48 KiB L1 cache."""
@@ -359,22 +359,22 @@ def matmul(A, B, C, accumulate, panel):
     if B.shape[1] == 1:
         _matvec(A, B, C, accumulate)
     else:
-        _matmul_tiled(A.reshape(A.size), A.shape[1], 1, B, C, accumulate, panel)
+        _matmul_tiled(shaped(A, 0, (A.size,)), A.shape[1], 1, B, C, accumulate, panel)
 
 
 @inlined
 def transposed_matmul(A, B, C, accumulate, panel):
     """C ← Aᵀ · B, or C + Aᵀ · B; all row-major; `panel` is working memory."""
     if C.shape[1] == 1:
-        _transposed_matvec(A, B.reshape(B.size), C.reshape(C.size), accumulate)
+        _transposed_matvec(A, shaped(B, 0, (B.size,)), shaped(C, 0, (C.size,)), accumulate)
     else:
-        _matmul_tiled(A.reshape(A.size), 1, A.shape[1], B, C, accumulate, panel)
+        _matmul_tiled(shaped(A, 0, (A.size,)), 1, A.shape[1], B, C, accumulate, panel)
 
 
 @inlined
 def matmul_transposed(A, B, C, panel):
     """C ← A · Bᵀ; all row-major; `panel` is working memory."""
-    a, lanes = A.reshape(A.size), VECTOR_BYTES // B.itemsize
+    a, lanes = shaped(A, 0, (A.size,)), VECTOR_BYTES // B.itemsize
     for k in range(0, B.shape[1], INNER):
         inner = min(INNER, B.shape[1] - k)
         for j in range(0, B.shape[0], 2 * lanes):

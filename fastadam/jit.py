@@ -139,6 +139,41 @@ def stack_array(count: int) -> Any:
     return allocate
 
 
+if JIT_DISABLED or config.BOUNDSCHECK:
+
+    @device
+    def shaped(array, offset, shape):
+        """The elements of a contiguous array from `offset` on, as an array of this shape."""
+        size = 1
+        for n in shape:
+            size *= n
+        return array.reshape(array.size)[offset : offset + size].reshape(shape)
+
+else:  # which does not look at strides and counts no references: that takes as long as a small loop over the elements
+
+    @intrinsic
+    def shaped(typingctx, array, offset, shape):
+        """The elements of a contiguous array from `offset` on, as an array of this shape, which must not outlive it."""
+        result = types.Array(array.dtype, len(shape), "C")
+
+        def codegen(context, builder, signature, arguments):
+            from numba.np.arrayobj import populate_array
+
+            element = context.get_data_type(array.dtype)
+            start = context.make_array(array)(context, builder, arguments[0]).data
+            dimensions = cgutils.unpack_tuple(builder, arguments[2])
+            itemsize = context.get_constant(types.intp, context.get_abi_sizeof(element))
+            strides = [itemsize]
+            for n in reversed(dimensions[1:]):
+                strides.insert(0, builder.mul(strides[0], n))
+            made = context.make_array(result)(context, builder)
+            populate_array(made, builder.gep(start, [arguments[1]]), dimensions, strides, itemsize, None)
+            return made._getvalue()
+
+        lengths = types.UniTuple(types.intp, len(shape))  # type: ignore[attr-defined]
+        return result(array, types.intp, lengths), codegen
+
+
 if JIT_DISABLED:
     _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
 

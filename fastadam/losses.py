@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from fastadam.elementary import exp
-from fastadam.jit import address_of, device, kernel
+from fastadam.jit import address_of, device, kernel, shaped
 
 Array = NDArray[Any]
 
@@ -135,7 +135,7 @@ def _softmax_kernel() -> Callable[..., float]:
                 largest = max(largest, Z[i, j])
             for j in range(classes):
                 Z[i, j] -= largest
-        flat = Z.reshape(Z.size)
+        flat = shaped(Z, 0, (Z.size,))
         for i in range(flat.size):  # a loop of whole vectors, for few classes too
             flat[i] = exp(flat[i])
         for i in range(rows.size):

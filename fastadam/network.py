@@ -19,7 +19,7 @@ from scipy import sparse
 from fastadam.activations import ACTIVATIONS, addresses
 from fastadam.buffers import FlatBuffer, writeable_view
 from fastadam.gemm import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul
-from fastadam.jit import JIT_DISABLED, calling, device, inlined, kernel
+from fastadam.jit import JIT_DISABLED, calling, device, inlined, kernel, shaped
 
 Array = NDArray[Any]
 
@@ -118,7 +118,7 @@ def sparse_weight_gradient(samples, rows, D, G, accumulate):
 @device
 def matrix(flat, offset, rows, columns):
     """The view of `flat` from `offset` on as a matrix."""
-    return flat[offset : offset + rows * columns].reshape(rows, columns)
+    return shaped(flat, offset, (rows, columns))
 
 
 NO_DROPOUT = (0, 0, 0, 0.0)
@@ -146,7 +146,7 @@ def forward(layout, p, samples, rows, work, panel, dropout):
         else:
             sparse_forward(samples, rows, W, Z)
         K = matrix(work, after + n * layout.kept, n if layout.kept > 0 else 0, layout.columns[k + 1])
-        _call(layout.functions[FORWARD, k], (Z, p[layout.biases[k] : layout.biases[k] + fan_out], K))
+        _call(layout.functions[FORWARD, k], (Z, shaped(p, layout.biases[k], (fan_out,)), K))
         if dropout[0] != 0 and k < last - 1:
             _call(dropout[0], (Z, rows, fan_out, k, dropout[1], dropout[2], dropout[3]))
         here = after
@@ -172,7 +172,7 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout
             transposed_matmul(A, D, G, accumulate, panel)
         else:
             sparse_weight_gradient(samples, rows, D, G, accumulate)
-        sum_rows(D, g[layout.biases[k] : layout.biases[k] + fan_out], accumulate)
+        sum_rows(D, shaped(g, layout.biases[k], (fan_out,)), accumulate)
         if k > 0:  # nobody needs the gradient of the input
             delta_at = behind + (k % 2) * widest
             D_before = matrix(work, delta_at, n, layout.columns[k])
@@ -203,7 +203,7 @@ def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, pane
     """
     total = 0.0
     for start in range(0, rows.size, BLOCK_ROWS):
-        block = rows[start : start + BLOCK_ROWS]
+        block = shaped(rows, start, (min(BLOCK_ROWS, rows.size - start),))
         here = forward(layout, p, samples, block, work, panel, dropout)
         Z = matrix(work, here, block.size, layout.columns[-1])
         total += _call_loss(loss, (Z, samples.y, samples.weight, block, scale, setting))
@@ -215,7 +215,7 @@ def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, pane
 def predict_rows(layout, p, samples, rows, work, panel, out):
     """Write the network's output for the samples `rows` to `out`, a block of rows at a time."""
     for start in range(0, rows.size, BLOCK_ROWS):
-        block = rows[start : start + BLOCK_ROWS]
+        block = shaped(rows, start, (min(BLOCK_ROWS, rows.size - start),))
         here = forward(layout, p, samples, block, work, panel, NO_DROPOUT)
         Z = matrix(work, here, block.size, layout.columns[-1])
         out[start : start + block.size] = Z[:, : out.shape[1]]
