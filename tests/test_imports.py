@@ -87,3 +87,16 @@ def test_every_public_name_exists():
     assert sorted(fastadam.__all__, key=str.lower) == sorted(set(fastadam.__all__), key=str.lower)
     for name in fastadam.__all__:
         assert hasattr(fastadam, name)
+
+
+@pytest.mark.parametrize("source", sorted((PACKAGE.parent / "bench").glob("*.py")), ids=lambda source: source.name)
+def test_a_benchmark_imports_only_what_asv_installs(source):
+    """asv imports every file there, in an environment that has the dependencies and the peers."""
+    imported = set()
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.partition(".")[0])
+    dependencies = {"numpy", "scipy", "numba", "llvmlite", "sklearn", "joblib", "threadpoolctl"}
+    assert imported <= {"bench", "fastadam", "torch", "jax", "optax", *dependencies, *sys.stdlib_module_names}
