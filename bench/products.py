@@ -10,8 +10,8 @@ import numba
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fastadam.gemm import matmul, matmul_transposed, transposed_matmul
-from fastadam.network import panel_size
+from fastadam.cpu.matmul import matmul, matmul_transposed, transposed_matmul
+from fastadam.cpu.network import panel_size
 
 SHAPES = [(32, 20, 64), (32, 64, 64), (100, 10, 64), (100, 64, 64), (200, 64, 64), (128, 256, 256), (256, 1024, 1024)]
 SECONDS = 0.02

@@ -22,15 +22,18 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from bench.bench_mlp import CASES, Case, make_data
-from fastadam import network, rules
-from fastadam.activations import backward_kernel, forward_kernel
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu import EXTRA, Variant
-from fastadam.engine import UPDATE, Engine, Job, Update, lanes_of, pass_task, worthwhile_threads
-from fastadam.gang import open_phase
-from fastadam.gemm import VECTOR_BYTES, _VectorCode, matmul, matmul_transposed, transposed_matmul
-from fastadam.losses import loss_kernel
-from fastadam.optimizers import Adam
+from fastadam.cpu import network
+from fastadam.cpu.engine import Engine, Job, pass_task, slices_of, worthwhile_threads
+from fastadam.cpu.layers import backward_kernel, forward_kernel
+from fastadam.cpu.losses import loss_kernel
+from fastadam.cpu.matmul import VECTOR_BYTES, _VectorCode, matmul, matmul_transposed, transposed_matmul
+from fastadam.cpu.team import open_phase
+from fastadam.cpu.update import UPDATE
+from fastadam.formulas import rules
+from fastadam.formulas.network import Update
+from fastadam.formulas.step import EXTRA, StepSpec
+from fastadam.optimizers.adam import Adam
 
 Array = NDArray[Any]
 Loop = Callable[[int], object]
@@ -135,7 +138,7 @@ def _multiply_and_add(typingctx, values, times):
     def codegen(context, builder, signature, arguments):
         code = _VectorCode(context, builder, signature.args[0].dtype)
         places = [
-            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.lanes))
+            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.slices))
             for chain in range(CHAINS)
         ]
         factor = code.load(places[0])
@@ -188,7 +191,7 @@ def engine_of(case: Case) -> Engine:
     optimizer, samples = Adam(params, epsilon_hat=True), network.as_samples(X, np.float32, y[:, None])
     layout = network.layout_of(params, ["relu"] * len(case.hidden), training=True)
     group = optimizer._table[EXTRA + 1]
-    adam = Update(Variant(rules.ADAM_HAT, "coupled"), optimizer._rows_at, group)
+    adam = Update(StepSpec(rules.ADAM_HAT, "coupled"), optimizer._state_addresses, group)
     engine = Engine(params, layout, samples, "squared_error", adam, case.batch, case.batch, 1, alpha=1e-4)
     engine.optimizer = optimizer  # whose state lies where the engine writes
     engine.epoch(rng.permutation(case.n)[: case.batch], 0, group)
@@ -197,8 +200,8 @@ def engine_of(case: Case) -> Engine:
 
 def block_of(job: Job) -> Block:
     """The first rows of a batch: a lane, or as much of it as goes through the network at a time."""
-    lanes = lanes_of(job.batch_size, job.p.size)
-    rows = job.order[: min(job.batch_size // lanes, network.BLOCK_ROWS)]
+    slices = slices_of(job.batch_size, job.p.size)
+    rows = job.order[: min(job.batch_size // slices, network.BLOCK_ROWS)]
     parameters, gradients = parameters_of(job.layout, job.p), parameters_of(job.layout, job.g[0, 0])
     return Block(rows, *memory_of(job.layout, job.work[0], rows.size), *parameters, *gradients)
 
@@ -292,8 +295,8 @@ def measure_parts(job: Job, control: Array, block: Block, threads: int) -> tuple
 def print_profile(name: str) -> None:
     case, peak_before = CASES[name], peak_rate()
     engine = engine_of(case)
-    job, control = engine._job, engine._gang.control
-    block, threads = block_of(job), min(lanes_of(case.batch, job.p.size), worthwhile_threads(job.layout, case.batch))
+    job, control = engine._job, engine._team.control
+    block, threads = block_of(job), min(slices_of(case.batch, job.p.size), worthwhile_threads(job.layout, case.batch))
     times, in_one_go = measure_parts(job, control, block, threads)
     print(f"{name}: {block.rows.size} of the {case.batch} rows of a batch, on one core\n")
     print_table(times, in_one_go, max(peak_before, peak_rate()))

@@ -29,7 +29,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from fastadam import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, FlatBuffer, Lion, NAdam, RAdam, RMSprop
+from fastadam.buffers import FlatBuffer
+from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
+from fastadam.optimizers.lion import Lion
+from fastadam.optimizers.sgd import SGD
 
 Array = NDArray[Any]
 

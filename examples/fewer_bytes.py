@@ -24,7 +24,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import scale
 from threadpoolctl import threadpool_limits
 
-from fastadam import Adam, FlatBuffer
+from fastadam.buffers import FlatBuffer
+from fastadam.optimizers.adam import Adam
 
 Array = NDArray[Any]
 Loss = Callable[[Array, Array], tuple[float, Array]]

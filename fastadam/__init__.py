@@ -6,19 +6,21 @@ asked for: who wants the optimizers alone does not wait for scikit-learn.
 
 from typing import TYPE_CHECKING, Any
 
-from fastadam import kernels
 from fastadam.buffers import FlatBuffer
-from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
-from fastadam.rows import RowAdam
+from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
+from fastadam.optimizers.lion import Lion
+from fastadam.optimizers.row_adam import RowAdam
+from fastadam.optimizers.sgd import SGD
 
 if TYPE_CHECKING:
     from fastadam import schedules
-    from fastadam.checkpoint import Checkpoint, load_checkpoint
-    from fastadam.classifier import MLPClassifier
-    from fastadam.custom import optimizer
-    from fastadam.display import LossCurveDisplay
     from fastadam.environment import info, warmup
-    from fastadam.regressor import MLPRegressor
+    from fastadam.estimators.checkpoint import Checkpoint, load_checkpoint
+    from fastadam.estimators.classifier import MLPClassifier
+    from fastadam.estimators.display import LossCurveDisplay
+    from fastadam.estimators.regressor import MLPRegressor
+    from fastadam.optimizers.custom import optimizer
 
 __version__ = "0.1.0"
 
@@ -49,13 +51,13 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Checkpoint": "fastadam.checkpoint",
-    "LossCurveDisplay": "fastadam.display",
-    "MLPClassifier": "fastadam.classifier",
-    "MLPRegressor": "fastadam.regressor",
+    "Checkpoint": "fastadam.estimators.checkpoint",
+    "LossCurveDisplay": "fastadam.estimators.display",
+    "MLPClassifier": "fastadam.estimators.classifier",
+    "MLPRegressor": "fastadam.estimators.regressor",
     "info": "fastadam.environment",
-    "load_checkpoint": "fastadam.checkpoint",
-    "optimizer": "fastadam.custom",
+    "load_checkpoint": "fastadam.estimators.checkpoint",
+    "optimizer": "fastadam.optimizers.custom",
     "schedules": "fastadam.schedules",
     "warmup": "fastadam.environment",
 }

@@ -1,6 +1,5 @@
 """FlatBuffer: one contiguous, 64-byte-aligned array with named views into it."""
 
-import ctypes
 import math
 import operator
 from collections.abc import Iterator, Mapping
@@ -9,56 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector register."""
+from fastadam.cpu.memory import aligned_zeros
 
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
-    """A flat array of zeros whose first element stands at a multiple of 64 bytes.
-
-    Examples
-    --------
-    >>> from fastadam.buffers import aligned_zeros
-    >>> aligned_zeros(5, "float32").ctypes.data % 64
-    0
-    """
-    dtype = np.dtype(dtype)
-    memory = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size * dtype.itemsize].view(dtype)
-
-
-def array_in_memory(address: int, size: int, dtype: DTypeLike, owner: object = None) -> NDArray[Any]:
-    """The `size` elements at `address` as a flat writeable array; it and every view of it keep `owner` alive."""
-    dtype = np.dtype(dtype)
-    if size == 0:
-        return np.empty(0, dtype)
-    memory = (ctypes.c_byte * (size * dtype.itemsize)).from_address(address)
-    memory.owner = owner  # type: ignore[attr-defined]
-    return np.frombuffer(memoryview(memory), dtype)
-
-
-def writeable_view(array: NDArray[Any]) -> NDArray[Any]:
-    """A C-contiguous array itself, or its memory without the read-only flag: for kernels, which do not write to it.
-
-    Numba compiles a function anew for read-only arrays, which memory-mapped data is, as joblib hands it to its workers.
-    """
-    if array.flags.writeable:
-        return array
-    return array_in_memory(array.ctypes.data, array.size, array.dtype, owner=array).reshape(array.shape)
-
-
-def bfloat16_bits(values: NDArray[Any]) -> NDArray[Any]:
-    """The bits, as uint16, of float32 values rounded to bfloat16, to the nearest and the even one of two."""
-    bits = np.where(np.isnan(values), np.float32(np.nan), values).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def bfloat16_values(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of bfloat16, or of their bits, in float32."""
-    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 class FlatBuffer(Mapping[str, NDArray[Any]]):

@@ -12,18 +12,21 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from fastadam import kernels
-from fastadam._cache import cache_directory
-from fastadam._threads import may_launch_parallel
-from fastadam.classifier import MLPClassifier
-from fastadam.cpu import PARALLEL_BYTES
+from fastadam.cpu.cache import cache_directory
+from fastadam.cpu.matmul import TILE_ROWS, VECTOR_BYTES
+from fastadam.cpu.team import available_threads
+from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
 from fastadam.cuda import is_available
-from fastadam.gang import available_threads
-from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
-from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
-from fastadam.regressor import MLPRegressor
-from fastadam.rows import RowAdam
+from fastadam.estimators.classifier import MLPClassifier
+from fastadam.estimators.regressor import MLPRegressor
+from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
+from fastadam.optimizers.lion import Lion
+from fastadam.optimizers.row_adam import RowAdam
+from fastadam.optimizers.sgd import SGD
 
 _OPTIMIZERS = (SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Adamax, NAdam, RAdam, Lion)
+
 _PACKAGES = ("fastadam", "numpy", "scipy", "numba", "llvmlite", "scikit-learn", "threadpoolctl")
 
 

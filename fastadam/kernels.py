@@ -29,7 +29,7 @@ lion              exp_avg                               lr, beta1, beta2
 ================= ===================================== ==================================================
 
 Arrays are flat, of one size, all float32 or all float64; hyper-parameters are numbers. `mu_product` is the product of
-the momenta of the steps before this one, `fastadam.rules.nadam_momentum(t, beta1, momentum_decay)`, and 1 at first.
+the momenta of the steps before this one, `fastadam.formulas.rules.nadam_momentum(t, beta1, momentum_decay)`, and 1 at first.
 
 Raises
 ------
@@ -40,7 +40,7 @@ TypeError
 
 Notes
 -----
-The formulas, with their sources, are those of `fastadam.rules`.
+The formulas, with their sources, are those of `fastadam.formulas.rules`.
 
 Examples
 --------
@@ -68,9 +68,12 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
-from fastadam import rules
-from fastadam.cpu import BLOCK, PARALLEL_BYTES, Variant, element_loop
-from fastadam.jit import device, kernel, rounded
+from fastadam.cpu.element import element_loop
+from fastadam.cpu.jit import inner, kernel
+from fastadam.cpu.threads import BLOCK, PARALLEL_BYTES
+from fastadam.cpu.views import cast_like
+from fastadam.formulas import rules
+from fastadam.formulas.step import StepSpec
 
 _SIGNATURE = """
 def {name}({arguments}):
@@ -81,6 +84,7 @@ _DOC = """{purpose}
 
     {summary} See `fastadam.kernels` for the arguments.
     """
+
 _PURPOSES = {
     "": "One step over flat arrays, in place; serial below 256 KiB of parameters, on Numba's threads from there.",
     "_serial": "One step over flat arrays, in place, on the calling thread alone.",
@@ -93,17 +97,17 @@ def _kernels_of(rule: rules.Rule) -> tuple[Any, Any, Any]:
     serial, parallel, check = _serial(rule), _parallel(rule), _check(rule)
     scalars = _scalars(rule)
 
-    @device
+    @inner
     def serial_body(p, g, rows, t, hyper):
         check(p, g, rows, t)
         serial(p, g, rows, scalars(p, t, hyper))
 
-    @device
+    @inner
     def parallel_body(p, g, rows, t, hyper):
         check(p, g, rows, t)
         parallel(p, g, rows, scalars(p, t, hyper))
 
-    @device
+    @inner
     def body(p, g, rows, t, hyper):
         check(p, g, rows, t)
         if p.size * p.itemsize < PARALLEL_BYTES:
@@ -135,17 +139,17 @@ def _names(states: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _scalars(rule: rules.Rule) -> Callable[..., Any]:
-    compute = device(rule.scalars)
-    return device(lambda p, t, hyper: rounded(p, compute(t, *hyper)))
+    compute = inner(rule.scalars)
+    return inner(lambda p, t, hyper: cast_like(p, compute(t, *hyper)))
 
 
 def _serial(rule: rules.Rule) -> Callable[..., None]:
-    loop = element_loop(Variant(rule))
-    return device(lambda p, g, rows, scalars: loop(p, g, rows, 0, p.size, 0, p.dtype.type(0), scalars, ()))
+    loop = element_loop(StepSpec(rule))
+    return inner(lambda p, g, rows, scalars: loop(p, g, rows, 0, p.size, 0, p.dtype.type(0), scalars, ()))
 
 
 def _parallel(rule: rules.Rule) -> Callable[..., None]:
-    loop = element_loop(Variant(rule))
+    loop = element_loop(StepSpec(rule))
 
     @kernel(parallel=True, variant=rule.name)
     def parallel(p, g, rows, scalars):
@@ -178,9 +182,9 @@ def _check(rule: rules.Rule) -> Callable[..., None]:
 
         return fails if problem else passes
 
-    have_size = device(_HAVE_SIZE[len(rule.states)])
+    have_size = inner(_HAVE_SIZE[len(rule.states)])
 
-    @device
+    @inner
     def check(p, g, rows, t):
         check_types(p, g, rows)
         if g.size != p.size or not have_size(rows, p.size):
@@ -209,22 +213,35 @@ def _type_problem(names: tuple[str, ...], kind: Any, arrays: tuple[Any, ...]) ->
 
 
 sgd_step, sgd_step_serial, sgd_step_parallel = _kernels_of(rules.SGD)
+
 momentum_step, momentum_step_serial, momentum_step_parallel = _kernels_of(rules.MOMENTUM)
+
 nesterov_step, nesterov_step_serial, nesterov_step_parallel = _kernels_of(rules.NESTEROV)
+
 rmsprop_step, rmsprop_step_serial, rmsprop_step_parallel = _kernels_of(rules.RMSPROP)
+
 rmsprop_momentum_step, rmsprop_momentum_step_serial, rmsprop_momentum_step_parallel = _kernels_of(
     rules.RMSPROP_MOMENTUM
 )
+
 rmsprop_centered_step, rmsprop_centered_step_serial, rmsprop_centered_step_parallel = _kernels_of(
     rules.RMSPROP_CENTERED
 )
+
 adagrad_step, adagrad_step_serial, adagrad_step_parallel = _kernels_of(rules.ADAGRAD)
+
 adadelta_step, adadelta_step_serial, adadelta_step_parallel = _kernels_of(rules.ADADELTA)
+
 adam_step, adam_step_serial, adam_step_parallel = _kernels_of(rules.ADAM)
+
 amsgrad_step, amsgrad_step_serial, amsgrad_step_parallel = _kernels_of(rules.AMSGRAD)
+
 adamax_step, adamax_step_serial, adamax_step_parallel = _kernels_of(rules.ADAMAX)
+
 nadam_step, nadam_step_serial, nadam_step_parallel = _kernels_of(rules.NADAM)
+
 radam_step, radam_step_serial, radam_step_parallel = _kernels_of(rules.RADAM)
+
 lion_step, lion_step_serial, lion_step_parallel = _kernels_of(rules.LION)
 
 __all__ = sorted(name for name in globals() if "_step" in name and not name.startswith("_"))

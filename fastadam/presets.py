@@ -8,7 +8,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from fastadam.regressor import MLPRegressor
+from fastadam.estimators.regressor import MLPRegressor
 
 TABULAR_REGRESSION: dict[str, Any] = {
     "hidden_layer_sizes": (256, 256, 256),

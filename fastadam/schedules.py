@@ -40,12 +40,19 @@ def _schedules(name: str, value: Any) -> "tuple[Schedule, ...]":
 
 # The types of the fields, each with its check.
 _Rate = Annotated[float, number]
+
 _Positive = Annotated[float, partial(number, interval="(0, inf)")]
+
 _Part = Annotated[float, partial(number, interval="[0, 1]")]
+
 _Steps = Annotated[int, count]
+
 _StepsOrNone = Annotated[int, partial(count, least=0)]
+
 _Milestones = Annotated[Sequence[int], ascending]
+
 _Schedule = Annotated[Any, _schedule]
+
 _Schedules = Annotated[Sequence[Any], _schedules]
 
 

@@ -1,15 +1,19 @@
-import naive
 import numba
 import numpy as np
 import pytest
-from naive import assert_same_bits
 from numba.core.errors import NumbaError
 
-from fastadam import SGD, Adadelta, Adagrad, Adam, Adamax, Lion, NAdam, RAdam, RMSprop, kernels
-from fastadam.cpu import PARALLEL_BYTES
-from fastadam.jit import JIT_DISABLED
+from fastadam import kernels
+from fastadam.cpu.jit import JIT_DISABLED
+from fastadam.cpu.threads import PARALLEL_BYTES
+from fastadam.formulas.rules import nadam_momentum
 from fastadam.kernels import adam_step, adam_step_parallel, adam_step_serial
-from fastadam.rules import nadam_momentum
+from fastadam.optimizers.adam import Adam, Adamax, NAdam, RAdam
+from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
+from fastadam.optimizers.lion import Lion
+from fastadam.optimizers.sgd import SGD
+from tests.helpers import naive
+from tests.helpers.naive import assert_same_bits
 
 FLOATS = [np.float32, np.float64]
 KERNELS = [adam_step, adam_step_parallel, adam_step_serial]

@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-from naive import assert_same_bits
 from sklearn.base import clone
 from sklearn.datasets import make_friedman1
 from sklearn.neural_network import MLPRegressor as PeersMLP
@@ -12,8 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fastadam import MLPRegressor
-from fastadam.jit import JIT_DISABLED
+from fastadam.cpu.jit import JIT_DISABLED
 from fastadam.presets import TABULAR_REGRESSION, smooth_clip, tabular_regressor
+from tests.helpers.naive import assert_same_bits
 
 pytestmark = [
     pytest.mark.skipif(JIT_DISABLED, reason="it trains a network that is large for interpreted code"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastadam import Adam
+from fastadam.optimizers.adam import Adam
 from fastadam.schedules import (
     Constant,
     Cosine,

@@ -1,4 +1,4 @@
-"""CUDA: the rules of `fastadam.rules` compiled for NVIDIA GPUs, and the optimizers on arrays that lie there.
+"""CUDA: the rules of `fastadam.formulas.rules` compiled for NVIDIA GPUs, and the optimizers on arrays that lie there.
 
 Needs the extra `cuda` (`pip install 'fastadam[cuda]'`); `import fastadam` alone never loads it. The optimizers load it
 by themselves when they are given arrays on a device. `fastadam.cuda.kernels` has the rules for your own `@cuda.jit`

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadam._arrays import HALF_DTYPES, _structure_error, is_device_array, label
 from fastadam.buffers import FLOAT_DTYPES
+from fastadam.cuda.detection import is_device_array
 from fastadam.cuda.jit import INSTALL, SIMULATED, cuda
-from fastadam.formats import CODE_BLOCK
+from fastadam.formulas.storage import CODE_BLOCK
+from fastadam.optimizers.arrays import HALF_DTYPES, _structure_error, label
 
 LINE = 128
 """Bytes: each segment of the state begins at a multiple of this, as the device's arrays do."""

@@ -13,26 +13,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam import rules
-from fastadam.cpu import EMA, Variant, preparation
 from fastadam.cuda.jit import SIMULATED, THREADS, VECTOR_BYTES, WORD, device, memory, scalar_rule, written
 from fastadam.cuda.storage import POSITIVE, SIGNED, Codec, dithered_store, each, row, seed_of
-from fastadam.formats import CODE_BLOCK
+from fastadam.formulas import rules
+from fastadam.formulas.step import EMA, StepSpec, preparation
+from fastadam.formulas.storage import CODE_BLOCK
 
 # A row of the table of segments: its first chunk, its elements, where its parameters, its state and its copy begin (the
 # state as an index into each row), the row of the settings that it takes, and the index from which its elements are
 # dithered: that which the host gives them. The row behind the last has the number of chunks.
 FIRST, SIZE, P_AT, STATE_AT, COPY_AT, GROUP, INDEX = range(7)
+
 COLUMNS = 7
 
 # The counters, in int64: steps, skipped steps, and whether the last gradient was not finite.
 T, SKIPPED, NONFINITE = range(3)
+
 COUNTERS = 3
 
 # What a step takes of each group, in the type of the parameters: the scalars of the rule come behind.
 ACTIVE, DECAY, EXTRA = 0, 1, 2
-SCALARS = EXTRA + 3
 
+SCALARS = EXTRA + 3
 
 UNROLL = 2
 """Vectors of each array that a thread loads before it stores: enough bytes on their way to fill its latency."""
@@ -62,20 +64,20 @@ class StateRow(NamedTuple):
 class Pass(NamedTuple):
     """What is compiled into a kernel."""
 
-    variant: Variant
+    spec: StepSpec
     dtype: str = "float32"
 
     @property
     def gradient(self) -> str:
         """The type of the gradients."""
-        return self.variant.grad or self.dtype
+        return self.spec.grad or self.dtype
 
     @property
     def rows(self) -> tuple[StateRow, ...]:
         """The state: that of the rule, the average, and the scales of a state of one byte."""
-        rule, stored = self.variant.rule, self.variant.state
+        rule, stored = self.spec.rule, self.spec.state
         kinds = [(name, stored or self.dtype, 1) for name in rule.states]
-        if self.variant.ema:
+        if self.spec.ema:
             kinds += [("ema", self.dtype, 1)]
         if stored == "uint8":
             kinds += [(f"{name}_scale", self.dtype, CODE_BLOCK) for name in rule.states]
@@ -95,7 +97,7 @@ class Pass(NamedTuple):
     @property
     def row_size(self) -> int:
         """Numbers that a step takes of a group."""
-        return SCALARS + scalars_of(self.variant.rule)
+        return SCALARS + scalars_of(self.spec.rule)
 
     @property
     def lanes(self) -> int:
@@ -105,7 +107,7 @@ class Pass(NamedTuple):
     @property
     def parts(self) -> int:
         """Vectors of a thread; the simulator's few threads need more of them for a block of codes."""
-        least = CODE_BLOCK // (THREADS * self.lanes) if SIMULATED and self.variant.state == "uint8" else 0
+        least = CODE_BLOCK // (THREADS * self.lanes) if SIMULATED and self.spec.state == "uint8" else 0
         return max(UNROLL, least)
 
     @property
@@ -149,11 +151,11 @@ def segment_of(segments, count, chunk):
 @functools.cache
 def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
     """What a step does to an element: returns the parameter and its state, from these and a group's numbers."""
-    variant = form.variant
-    states, prepare, update = len(variant.rule.states), preparation(variant, device), scalar_rule(variant.rule.update)
+    spec = form.spec
+    states, prepare, update = len(spec.rule.states), preparation(spec, device), scalar_rule(spec.rule.update)
     average = device(rules.ema)
 
-    if not variant.rule.states:
+    if not spec.rule.states:
 
         @device
         def apply(p, g, state, numbers):
@@ -176,12 +178,13 @@ def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
         new = apply(p, g, state, numbers)
         return new + (average(state[states], new[0], numbers[EXTRA + EMA]),)  # noqa: RUF005 - Numba adds tuples
 
-    return averaged if variant.ema else plain
+    return averaged if spec.ema else plain
 
 
 # --- the gradient, of one row or summed over several ----------------------------------------------------------------
 
 _HEAD = "def function(gradients, rows, count, k, i):\n"
+
 _OF_ROW = f"word(gradients + {WORD} * (row * count + k)) + i * itemsize"
 
 
@@ -228,7 +231,7 @@ def gradient_alignment(dtype: str, sums: bool, lanes: int) -> Callable[..., bool
 @functools.cache
 def alignment(form: Pass) -> Callable[..., bool]:
     """Whether a whole chunk of segment k may go through in vectors. The state is always at addresses that allow it."""
-    gradient = gradient_alignment(form.gradient, form.variant.sums, form.lanes)
+    gradient = gradient_alignment(form.gradient, form.spec.sums, form.lanes)
     copy_bytes = 2 * form.lanes
 
     @device
@@ -243,7 +246,7 @@ def alignment(form: Pass) -> Callable[..., bool]:
 
 def codec_of(form: Pass, r: int) -> Codec:
     """What encodes a row of the state in one byte."""
-    rule = form.variant.rule
+    rule = form.spec.rule
     return POSITIVE if rule.states[r] in rule.positive else SIGNED
 
 
@@ -263,12 +266,12 @@ class Text:
         self.rows = [r for r, kept in enumerate(form.rows) if kept.share == 1]
         codes = [r for r in self.rows if form.rows[r].dtype == "uint8"]
         self.scales = {r: len(self.rows) + r for r in codes}
-        variant = form.variant
+        spec = form.spec
         self.names: dict[str, Any] = {
             "element": element(form),
             "seed_of": seed_of,
-            "load_gradient": gradient_loader(form.gradient, variant.sums, self.lanes),
-            "zero": gradient_zeroing(form.gradient, variant.sums, self.lanes),
+            "load_gradient": gradient_loader(form.gradient, spec.sums, self.lanes),
+            "zero": gradient_zeroing(form.gradient, spec.sums, self.lanes),
             "load_p": row(form.dtype, self.lanes).load,
             "store_p": row(form.dtype, self.lanes).store,
         }
@@ -280,8 +283,8 @@ class Text:
         for r in self.scales:
             self.names[f"decode_{r}"] = codec_of(form, r).decode
             self.names["load_scale"] = row(form.dtype, 1).load
-        if variant.copy:
-            self.names["store_copy"] = row(variant.copy, self.lanes).store
+        if spec.copy:
+            self.names["store_copy"] = row(spec.copy, self.lanes).store
 
     def further(self, u: int) -> int:
         """Elements from the thread's first to that of part u."""
@@ -322,7 +325,7 @@ class Text:
 
     def stores(self) -> Iterable[str]:
         """Everything that is written, but codes."""
-        variant, itemsize = self.form.variant, row(self.form.dtype, self.lanes).itemsize
+        spec, itemsize = self.form.spec, row(self.form.dtype, self.lanes).itemsize
         for u in range(self.parts):
             yield f"store_p(p + i * {itemsize} + {self.further(u) * itemsize}, {self.new(u, 0)})"
             for item, r in enumerate(self.rows, start=1):
@@ -331,9 +334,9 @@ class Text:
                     more = f", index + {self.further(u)}, seed_of(t, {r})"
                 if self.form.rows[r].dtype != "uint8":
                     yield f"store_{r}({self.place(r, u)}, {self.new(u, item)}{more})"
-            if variant.copy:
+            if spec.copy:
                 yield f"store_copy(copy + i * 2 + {self.further(u) * 2}, {self.new(u, 0)})"
-            if variant.zero_grad:
+            if spec.zero_grad:
                 yield f"zero(gradients, rows, count, k, i + {self.further(u)})"
 
 

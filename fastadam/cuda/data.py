@@ -7,18 +7,16 @@ import sys
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastadam._typing import Array
 from fastadam.buffers import FLOAT_DTYPES
 from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.arrays import DeviceArray, described
 from fastadam.cuda.jit import SIMULATED, cuda
 from fastadam.cuda.launch import synchronize
 
-Array = NDArray[Any]
 
-
-class Resident:
+class DeviceMatrix:
     """A matrix on the device, taken in place where it is contiguous and float32 or float64; else converted there.
 
     It has what code of the host asks of data: a shape, a dtype, and copies of some rows.

@@ -1,4 +1,4 @@
-"""Dropout on a device: the mask of `fastadam.dropout`, computed where it is needed."""
+"""Dropout on a device: the mask of `fastadam.formulas.dropout`, computed where it is needed."""
 
 import functools
 from collections.abc import Callable
@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadam.cuda.jit import device, memory
-from fastadam.cuda.step import WORD
-from fastadam.dropout import limit_of, mask_by
+from fastadam.cuda.jit import WORD, device, memory
+from fastadam.formulas.dropout import limit_of, mask_by
 
 SEED, LIMIT, FACTOR, ORDER_AT, POSITION_AT, STEPS_AT = range(6)
 """A table of words: what the mask is a function of, and what the others are multiplied by, in the type of the elements;

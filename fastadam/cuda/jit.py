@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.buffers import array_in_memory
-from fastadam.jit import with_names
+from fastadam.cpu.jit import with_names
+from fastadam.cpu.memory import array_in_memory
 
 INSTALL = "install the extra: pip install 'fastadam[cuda]'"
 
 if importlib.util.find_spec("numba_cuda") is None:
     raise ImportError(f"arrays on a CUDA device need numba-cuda, which is not installed; {INSTALL}")
+
 try:
     from numba import cuda as cuda
     from numba.cuda import types
@@ -157,7 +158,7 @@ if SIMULATED:
         """What loads so many values, one behind the other, as a tuple."""
         return lambda address: tuple(array_in_memory(int(address), count, np.dtype(dtype)))
 
-    def rounded(like, values):
+    def cast_like(like, values):
         """The values, a tuple of numbers, in the type of the elements of `like`."""
         return tuple(like.dtype.type(value) for value in values)
 
@@ -232,8 +233,8 @@ else:
         @intrinsic
         def store(typingctx, address, value):
             def codegen(context, builder, signature, arguments):
-                rounded = context.cast(builder, arguments[1], signature.args[1], kind)
-                builder.store(rounded, _pointer(builder, arguments[0], context.get_value_type(kind)))
+                cast_like = context.cast(builder, arguments[1], signature.args[1], kind)
+                builder.store(cast_like, _pointer(builder, arguments[0], context.get_value_type(kind)))
                 return context.get_dummy_value()
 
             return types.void(types.int64, value), codegen
@@ -275,7 +276,7 @@ else:
         return Memory(itemsize, lanes, load, store, load_vector, store_vector, store_all)
 
     @intrinsic
-    def rounded(typingctx, like, values):
+    def cast_like(typingctx, like, values):
         """The values, a tuple of numbers, in the type of the elements of `like`."""
 
         def codegen(context, builder, signature, arguments):

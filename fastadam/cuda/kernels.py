@@ -33,8 +33,8 @@ array([-0.336, -0.336], dtype=float32)
 from collections.abc import Callable
 from typing import Any
 
-from fastadam import rules
-from fastadam.cuda.jit import device, rounded, scalar_rule, written
+from fastadam.cuda.jit import cast_like, device, scalar_rule, written
+from fastadam.formulas import rules
 
 _DOC = """{purpose}
 
@@ -48,7 +48,7 @@ def _functions_of(rule: rules.Rule) -> tuple[Callable[..., Any], Callable[..., A
     states, hyper = [f"{name}_" for name in rule.states], ", ".join(rule.hyper)
     scalars = written(
         f"def function(p, t, {hyper}):\n    return rounded(p, compute(t, {hyper}))\n",
-        rounded=rounded,
+        cast_like=cast_like,
         compute=device(rule.scalars),
     )
     loads, arguments = "".join(f"{name}[i], " for name in states), "".join(f"{name}, " for name in states)
@@ -66,18 +66,31 @@ def _functions_of(rule: rules.Rule) -> tuple[Callable[..., Any], Callable[..., A
 
 
 sgd_scalars, sgd_update = _functions_of(rules.SGD)
+
 momentum_scalars, momentum_update = _functions_of(rules.MOMENTUM)
+
 nesterov_scalars, nesterov_update = _functions_of(rules.NESTEROV)
+
 rmsprop_scalars, rmsprop_update = _functions_of(rules.RMSPROP)
+
 rmsprop_momentum_scalars, rmsprop_momentum_update = _functions_of(rules.RMSPROP_MOMENTUM)
+
 rmsprop_centered_scalars, rmsprop_centered_update = _functions_of(rules.RMSPROP_CENTERED)
+
 adagrad_scalars, adagrad_update = _functions_of(rules.ADAGRAD)
+
 adadelta_scalars, adadelta_update = _functions_of(rules.ADADELTA)
+
 adam_scalars, adam_update = _functions_of(rules.ADAM)
+
 amsgrad_scalars, amsgrad_update = _functions_of(rules.AMSGRAD)
+
 adamax_scalars, adamax_update = _functions_of(rules.ADAMAX)
+
 nadam_scalars, nadam_update = _functions_of(rules.NADAM)
+
 radam_scalars, radam_update = _functions_of(rules.RADAM)
+
 lion_scalars, lion_update = _functions_of(rules.LION)
 
 __all__ = sorted(name for name in globals() if name.endswith(("_scalars", "_update")) and not name.startswith("_"))

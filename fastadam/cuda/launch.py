@@ -6,34 +6,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-from fastadam.cpu import HYPER, Variant
-from fastadam.cuda.chunk import (
-    COLUMNS,
-    COPY_AT,
-    COUNTERS,
-    FIRST,
-    GROUP,
-    INDEX,
-    NONFINITE,
-    P_AT,
-    SIZE,
-    STATE_AT,
-    Pass,
-)
+from fastadam._typing import Array
+from fastadam.cuda.chunk import COLUMNS, COPY_AT, COUNTERS, FIRST, GROUP, INDEX, NONFINITE, P_AT, SIZE, STATE_AT, Pass
 from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, require_device
-from fastadam.cuda.step import (
-    SETTINGS,
-    advance_kernel,
-    copy_kernel,
-    fill_kernel,
-    norm_kernel,
-    norm_tasks,
-    step_kernel,
-)
-
-Array = NDArray[Any]
+from fastadam.cuda.step import SETTINGS, advance_kernel, copy_kernel, fill_kernel, norm_kernel, norm_tasks, step_kernel
+from fastadam.formulas.step import HYPER, StepSpec
 
 BLOCKS_PER_SM = 4
 """Blocks that a multiprocessor holds at once: with 64 registers a thread, 1,024 threads."""
@@ -211,18 +190,18 @@ class StepMemory:
         On which the host writes what it is told to write at once.
     """
 
-    def __init__(self, variant: Variant, dtype: np.dtype[Any], segments: Segments, groups: int) -> None:
+    def __init__(self, spec: StepSpec, dtype: np.dtype[Any], segments: Segments, groups: int) -> None:
         require_device()
-        self.variant, self.dtype = variant, dtype
+        self.spec, self.dtype = spec, dtype
         self._groups, self.width = groups, int(segments.state_at[-1])
-        self._form = form = Pass(variant, dtype.name)
+        self._form = form = Pass(spec, dtype.name)
         table = _table_of(segments, form.chunk)
         self.chunks = int(table[-1, FIRST])
         self._state = allocated(max(WORD, form.state_bytes(self.width)), np.uint8, "the optimizer's states")
         self._state_at = address_of(self._state)
         fill(self._state_at, self._state.size // WORD, "int64", 0)
         self._segments = Table(table)
-        self.settings_width = max(SETTINGS, HYPER + len(variant.rule.hyper))
+        self.settings_width = max(SETTINGS, HYPER + len(spec.rule.hyper))
         self._settings = Table(np.zeros((1 + groups, self.settings_width)))
         self._pending: Array | None = None
         self._counters = Table(np.zeros(COUNTERS, np.int64))
@@ -395,12 +374,12 @@ class StepMemory:
 
     def _kernels(self, rows: int, measures: bool) -> "_Kernels":
         """The kernels of a step: found by the variant's identity, since to hash one takes as long as a launch."""
-        key = (id(self.variant), rows, measures)
+        key = (id(self.spec), rows, measures)
         if key not in self._compiled:
-            form = Pass(self.variant._replace(sums=rows > 1), self.dtype.name)
-            advance = advance_kernel(self.variant.rule, self.dtype.name, measures)
+            form = Pass(self.spec._replace(sums=rows > 1), self.dtype.name)
+            advance = advance_kernel(self.spec.rule, self.dtype.name, measures)
             norm = norm_kernel(form.dtype, form.gradient, rows > 1, form.chunk) if measures else None
-            self._compiled[key] = _Kernels(norm, advance, step_kernel(form), self.variant)
+            self._compiled[key] = _Kernels(norm, advance, step_kernel(form), self.spec)
         kernels: _Kernels = self._compiled[key]
         return kernels
 
@@ -424,7 +403,7 @@ class _Kernels(NamedTuple):
     norm: Any
     advance: Any
     update: Any
-    variant: Variant
+    spec: StepSpec
     """Kept, so that its identity is not another's."""
 
 

@@ -1,6 +1,6 @@
 """The kernels between a network's matrix products: gather a batch, bias and activation, derivatives, penalty.
 
-The losses are in `losses.py`. The formulas are those of `fastadam.activations`, the same function objects. All sums are
+The losses are in `losses.py`. The formulas are those of `fastadam.formulas.activations`, the same function objects. All sums are
 made in the same order for every launch of the same shape. What changes from batch to batch is read from device memory,
 so that a captured step can be replayed.
 """
@@ -10,19 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.activations import ACTIVATIONS
 from fastadam.cuda.chunk import FIRST, P_AT, SIZE, entry, segment_of
 from fastadam.cuda.dropout import dropping
-from fastadam.cuda.jit import SIMULATED, THREADS, cuda, device, in_module, kernel, memory, scalar_rule
-from fastadam.cuda.step import IDLE, SHARED, WORD, sum_shared
+from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, in_module, kernel, memory, scalar_rule
+from fastadam.cuda.step import IDLE, SHARED, sum_shared
+from fastadam.formulas.activations import ACTIVATIONS
 
 # What is known of a batch, in float64: the first of its samples in the order of the epoch; its weight; and, over the
 # epoch, the sum of the batches' losses, each times its samples, and the samples.
 POSITION, WEIGHT, LOSS, COUNTED = range(4)
+
 BATCH = 4
 
 TILE = 2 if SIMULATED else 8
 """Columns that a block sums: 32 bytes of float32s, which is what memory gives at least."""
+
 LANES = THREADS // TILE
 
 _sum_shared = in_module(sum_shared, globals())

@@ -1,4 +1,4 @@
-"""The losses on a device: kernels that turn outputs into deltas, in place. The formulas are those of `fastadam.losses`.
+"""The losses on a device: kernels that turn outputs into deltas, in place. The formulas are those of `fastadam.formulas.losses`.
 
 Each block writes its part of the weighted sum of the losses, in float64; `layers.account_kernel` adds the parts up.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.cuda.jit import THREADS, cuda, device, in_module, kernel, memory, scalar_rule
+from fastadam.cuda.jit import THREADS, WORD, cuda, device, in_module, kernel, memory, scalar_rule
 from fastadam.cuda.layers import WEIGHT
-from fastadam.cuda.step import SHARED, WORD, sum_shared
-from fastadam.losses import LOSSES, class_log_loss
+from fastadam.cuda.step import SHARED, sum_shared
+from fastadam.formulas.losses import LOSSES, class_log_loss
 
 _sum_shared = in_module(sum_shared, globals())
 

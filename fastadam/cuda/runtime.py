@@ -11,12 +11,10 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastadam._typing import Array
 from fastadam.cuda.arrays import DeviceArray
 from fastadam.cuda.jit import INSTALL, cuda, require_device
-
-Array = NDArray[Any]
 
 
 class Runtime(NamedTuple):

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadam import rules
-from fastadam.cpu import HYPER
-from fastadam.cuda import codes
+from fastadam.cuda import minifloat as codes
 from fastadam.cuda.chunk import (
     ACTIVE,
     COPY_AT,
@@ -27,6 +25,7 @@ from fastadam.cuda.chunk import (
     SKIPPED,
     STATE_AT,
     Pass,
+    T,
     alignment,
     entry,
     gradient_alignment,
@@ -36,12 +35,15 @@ from fastadam.cuda.chunk import (
     segment_of,
 )
 from fastadam.cuda.chunk import T as T
-from fastadam.cuda.jit import SIMULATED, THREADS, cuda, device, kernel, loader, memory, written
+from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, kernel, loader, memory, written
 from fastadam.cuda.jit import WORD as WORD
 from fastadam.cuda.storage import row
+from fastadam.formulas import rules
+from fastadam.formulas.step import HYPER
 
 # The settings, in float64: a row of what is not a group's, then a row a group as `Optimizer._row` makes it.
 GRAD_SCALE, CLIP_VALUE, EMA_WEIGHT, MAX_NORM, SKIPS, IDLE = range(6)
+
 SETTINGS = 6
 
 SHARED = 2 * THREADS
@@ -58,12 +60,12 @@ def step_kernel(form: Pass) -> Any:
     Its arguments are addresses, and the counts that go with them: the table of segments; the gradients, a row of
     addresses of segments for each of `rows`; the state and its elements in a row; the counters; each group's numbers.
     """
-    if form.variant.state == "uint8" and form.variant.rule.states:
+    if form.spec.state == "uint8" and form.spec.rule.states:
         return codes.step_kernel(form)
     whole, single = part_of_chunk(form, whole=True), part_of_chunk(form, whole=False)
     aligned, load_numbers = alignment(form), loader(form.dtype, form.row_size)
     numbers_bytes, chunk_elements, lanes = form.row_size * memory(form.dtype).itemsize, form.chunk, form.lanes
-    zero, dithers, word = np.dtype(form.dtype).type(0), bool(form.variant.state), memory("int64").load
+    zero, dithers, word = np.dtype(form.dtype).type(0), bool(form.spec.state), memory("int64").load
 
     @kernel
     def step(segments, count, gradients, rows, state, width, counters, numbers_at):

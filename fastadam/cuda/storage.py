@@ -1,4 +1,4 @@
-"""Numbers in fewer bytes: the formats of `fastadam.formats` compiled for CUDA, and rows of such numbers in memory.
+"""Numbers in fewer bytes: the formats of `fastadam.formulas.storage` compiled for CUDA, and rows of such numbers in memory.
 
 The functions are those of the host, code object by code object; only what they take a float's bits with is another.
 """
@@ -8,21 +8,25 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from fastadam import formats
 from fastadam.cuda.jit import bits_of, device, float_of, from_float16, loader, maximum, memory, to_float16, written
+from fastadam.formulas import storage as formats
 
 
 def _compiled(function: Any, **names: Any) -> Any:
-    """A function of `fastadam.formats`, with the names in it that mean something else here."""
+    """A function of `fastadam.formulas.storage`, with the names in it that mean something else here."""
     function = getattr(function, "__wrapped__", function)  # on the host it may be one that ignores NumPy's warnings
     own = function.__globals__ | {"_bits_of": bits_of, "_float_of": float_of, "max": maximum} | names
     return device(FunctionType(function.__code__, own, function.__name__))
 
 
 dither, seed_of = _compiled(formats.dither), _compiled(formats.seed_of)
+
 _safe_bits, _uniform = _compiled(formats.nan_safe_bits), _compiled(formats.uniform)
+
 from_bfloat16 = _compiled(formats.from_bfloat16)
+
 to_bfloat16 = _compiled(formats.to_bfloat16, _safe_bits=_safe_bits)
+
 dithered_bfloat16 = _compiled(formats.dithered_bfloat16, _safe_bits=_safe_bits)
 
 
@@ -34,9 +38,11 @@ class Codec(NamedTuple):
 
 
 SIGNED = Codec(_compiled(formats.signed_value), _compiled(formats.signed_code, _uniform=_uniform))
+
 POSITIVE = Codec(_compiled(formats.positive_value), _compiled(formats.positive_code))
 
 _DECODERS = {"float16": from_float16, "bfloat16": from_bfloat16}
+
 _ENCODERS = {"float16": to_float16, "bfloat16": to_bfloat16}
 
 

@@ -13,21 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastadam import rules
-from fastadam._arrays import G_AT, GROUP, OFFSET, P_AT, SIZE, Array
-from fastadam._threads import may_launch_parallel
-from fastadam.buffers import aligned_zeros
-from fastadam.cpu import CLIP, EMA, EXTRA, HYPER, PARALLEL_BYTES, SCALE, Variant, step_kernel
+from fastadam._typing import Array
+from fastadam.cpu.memory import aligned_zeros
+from fastadam.cpu.step import step_kernel
+from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.formulas import rules
+from fastadam.formulas.step import CLIP, EMA, EXTRA, G_AT, GROUP, HYPER, OFFSET, P_AT, SCALE, SIZE, StepSpec
 
 _DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
 _TORCH_NAMES = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
 """What PyTorch calls a state, where our rules call it otherwise."""
+
 _FIRST = EXTRA + 1
 """The row of the first group in the table of settings."""
+
 _ALL = slice(None)
 
 # By `map` these cost half of what a loop in Python does: with many small tensors, looking at them is most of a step.
 _address, _size = torch.Tensor.data_ptr, torch.Tensor.numel
+
 _dtype, _gradient = operator.attrgetter("dtype"), operator.attrgetter("grad")
 
 
@@ -79,7 +84,7 @@ class Block:
         self._table = np.zeros((self._idle_row + 1, HYPER + len(kind.rule.hyper)))
         self._table[EXTRA, [SCALE, CLIP, EMA]] = 1.0, np.inf, 0.0
         self._decays = [False] * len(optimizer.param_groups)
-        self._variant = Variant(kind.rule, maximize=kind.maximize)
+        self._spec = StepSpec(kind.rule, maximize=kind.maximize)
         self._kernels: dict[bool, Callable[..., None]] = {}
         self._lay_out()
 
@@ -96,7 +101,7 @@ class Block:
         size = int(self._segments[OFFSET, -1])
         self._dtype, self._nbytes = dtype.name, size * dtype.itemsize
         self._state = [aligned_zeros(size, dtype) for _ in self._kind.states]
-        self._rows_at = np.array([row.ctypes.data for row in self._state], np.int64)
+        self._state_addresses = np.array([row.ctypes.data for row in self._state], np.int64)
         self._grad_addresses = [0] * len(params)
         self._addresses, self._sizes = [*map(_address, params)], [*map(_size, params)]
         # Of contiguous tensors, that they are tells the order of their elements, and sooner than strides do.
@@ -143,8 +148,8 @@ class Block:
         self._table[_FIRST + group] = settings.row
         self._decays[group] = settings.decays
         decay = self._kind.decay if any(self._decays) else "none"
-        if decay != self._variant.decay:
-            self._variant, self._kernels = self._variant._replace(decay=decay), {}
+        if decay != self._spec.decay:
+            self._spec, self._kernels = self._spec._replace(decay=decay), {}
 
     def locate(self) -> None:
         """Note where the gradients lie, and which are None; raises if one cannot be used."""
@@ -188,7 +193,7 @@ class Block:
         for chosen in self._sets_abreast():
             t = int(self._progress[0][chosen][0]) + 1
             self._count(chosen, t)
-            self._kernel(self._segments_of(chosen), self._rows_at, self._table, t)
+            self._kernel(self._segments_of(chosen), self._state_addresses, self._table, t)
         if self._stand_ins:
             self._copy_stand_ins(into_params=True)
         self._grads = []
@@ -221,7 +226,7 @@ class Block:
     def _kernel(self) -> Callable[..., None]:
         parallel = self._nbytes >= PARALLEL_BYTES and torch.get_num_threads() > 1 and may_launch_parallel()
         if parallel not in self._kernels:
-            self._kernels[parallel] = step_kernel(self._variant, self._dtype, parallel)
+            self._kernels[parallel] = step_kernel(self._spec, self._dtype, parallel)
         return self._kernels[parallel]
 
     def _copy_stand_ins(self, into_params: bool) -> None:

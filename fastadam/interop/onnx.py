@@ -20,22 +20,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.utils.validation import check_is_fitted
 
+from fastadam._typing import Array
 from fastadam.buffers import FLOAT_DTYPES
-from fastadam.classifier import MLPClassifier
-from fastadam.regressor import MLPRegressor
+from fastadam.estimators.classifier import MLPClassifier
+from fastadam.estimators.regressor import MLPRegressor
 
 __all__ = ["to_onnx"]
 
 OPSET = 17
 """The version of ONNX's operators that a model is written in."""
+
 IR_VERSION = 8
 """The version of the file's format, which came with that opset."""
-
-Array = NDArray[Any]
 
 
 def to_onnx(estimator: MLPRegressor | MLPClassifier, *, dtype: DTypeLike | None = None) -> onnx.ModelProto:

@@ -22,9 +22,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
-from scipy.optimize._numdiff import approx_derivative  # public `approx_fprime` would step over the bounds
+from scipy.optimize._numdiff import approx_derivative
 
-from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
+from fastadam._typing import Array
+from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
+from fastadam.optimizers.lion import Lion
+from fastadam.optimizers.sgd import SGD
 
 __all__ = [
     "adadelta", "adagrad", "adam", "adamax", "adamw", "lion", "minimizer", "nadam", "radam", "rmsprop", "sgd",
@@ -33,6 +37,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 _SCHEMES = ("2-point", "3-point", "cs")
+
 _USER_CODE = 5  # stack levels up from `_warn`: what calls it, the method, `minimize`, the user
 
 _DOC = """Minimize a function with `{package}.{optimizer}`: a method of `scipy.optimize.minimize`.
@@ -538,12 +543,21 @@ def _reals(what: str, values: Any) -> Array:
 
 
 sgd = minimizer(SGD)
+
 rmsprop = minimizer(RMSprop)
+
 adagrad = minimizer(Adagrad)
+
 adadelta = minimizer(Adadelta)
+
 adam = minimizer(Adam)
+
 adamw = minimizer(AdamW)
+
 adamax = minimizer(Adamax)
+
 nadam = minimizer(NAdam)
+
 radam = minimizer(RAdam)
+
 lion = minimizer(Lion)

@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from fastadam import rules
+from fastadam.formulas import rules
 from fastadam.interop._torch import Compiled, NAdamBlock
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]

@@ -1,0 +1,110 @@
+"""The house decorators: every compiled function of the package gets the same flags, and they are written here.
+
+Strict IEEE arithmetic (no fastmath), NumPy's error model (without it each division is a branch and no loop vectorises),
+the GIL released, and a disk cache that cannot be stale.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import config, types
+from numba.extending import overload
+
+from fastadam.cpu.cache import KernelCache
+
+JIT_DISABLED = bool(config.DISABLE_JIT)
+
+_FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+
+def kernel(
+    function: Callable[..., Any] | None = None, *, parallel: bool = False, variant: str = "", cached: bool = True
+) -> Any:
+    """Compile a function that Python calls; cached on disk.
+
+    `variant` must tell apart the functions that one factory makes with different constants.
+    """
+    if function is None:
+        return lambda f: kernel(f, parallel=parallel, variant=variant, cached=cached)
+    dispatcher = numba.njit(parallel=parallel, **_FLAGS)(function)
+    if cached and not JIT_DISABLED:
+        name = "-".join(filter(None, (function.__module__.rpartition(".")[2], function.__name__, variant)))
+        dispatcher._cache = KernelCache(function, name)
+    return dispatcher
+
+
+def inner(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
+    """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own.
+
+    Python cannot call it, which saves a sixth of the time to compile. A loop with a call in it is no vector loop:
+    `forceinline` is for functions that a loop needs, and that LLVM might find too large to write into it.
+    """
+    flags = _FLAGS | {"forceinline": forceinline}
+    dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **flags)(function)
+    if not JIT_DISABLED:
+        dispatcher.get_call_template = functools.partial(_call_template, dispatcher.get_call_template)
+    return dispatcher
+
+
+def _call_template(template_of: Callable[..., Any], args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+    """Type a call without regard to constants among its arguments, each of which Numba would compile anew for."""
+    plain = types.unliteral  # type: ignore[attr-defined]
+    return template_of(tuple(map(plain, args)), {name: plain(kws[name]) for name in kws})
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Let a function be written into its callers before they are compiled.
+
+    Numba compiles, and optimises, all that a function calls once more with each function around it. In a deep pile of
+    functions the outer ones are therefore better inlined.
+    """
+    return numba.njit(inline="always", **_FLAGS)(function)
+
+
+def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> Any:
+    """What calls one function with a float32 and another with a float64; in compiled code, a part of what calls it."""
+
+    def function(x):
+        with np.errstate(all="ignore"):
+            return (single if isinstance(x, np.float32) else double)(x)
+
+    chosen = overload(function, jit_options=_FLAGS | {"forceinline": True})
+    chosen(lambda x: {types.float32: single, types.float64: double}.get(x))
+    return function
+
+
+def with_names(function: Callable[..., Any], **names: Any) -> Any:
+    """The function, for which some names of its module mean something else."""
+    own = function.__globals__ | names
+    return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
+
+
+def unrolled(head: str, frame: str, part: str, count: int, **names: Any) -> Callable[..., Any]:
+    """A function of one line, `frame`, in which `part` is repeated for k = 0, 1, ...: for tuples of unlike types.
+
+    `names` are what the line may use beside the arguments.
+    """
+    namespace = dict(names)
+    exec(f"def {head}:\n    {frame.format(''.join(part.format(k=k) for k in range(count)))}\n", namespace)
+    function: Callable[..., Any] = namespace[head.partition("(")[0]]
+    return function
+
+
+if JIT_DISABLED:
+    _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
+
+    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function with roots as compiled code has them: of the argument's type, and NaN below zero."""
+        replaced = {name: _MATH_OF_NUMPY for name, value in function.__globals__.items() if value is math}
+        return with_names(function, **replaced)
+
+else:
+
+    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself."""
+        return function

@@ -1,0 +1,147 @@
+"""The rules compiled for the CPU: the loop, its parallel form, and the one-pass step over many arrays.
+
+Reads from the inside out: `element_loop` is a rule, with all that is done in the same pass, in a loop over flat arrays;
+`array_blocks` runs it over the virtual concatenation of any number of arrays; `step_kernel` is what Python launches.
+The factories take what is fixed for the life of an optimizer, a `Variant`, as constants, so that the loops hold no
+branch; all are compiled on first use. How numbers are stored in fewer bytes is in `formats.py`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy.typing import DTypeLike
+
+from fastadam.cpu.element import element_loop, step_scalars
+from fastadam.cpu.gradients import SUM_BLOCK, gradient_sum
+from fastadam.cpu.jit import inner, kernel, unrolled
+from fastadam.cpu.storage import _seed_of
+from fastadam.cpu.threads import BLOCK
+from fastadam.cpu.views import _like, _stored_as, array_at, cast_like, stack_array, taker
+from fastadam.formulas.step import ACTIVE, COPY_AT, DECAY, EXTRA, G_AT, GROUP, OFFSET, P_AT, SEED, SIZE, StepSpec
+
+
+@functools.cache
+def row_reader(spec: StepSpec, dtype: DTypeLike) -> Callable[..., Any]:
+    """What makes arrays of the rows of the state, from their addresses."""
+    rule, parts = spec.rule, []
+    whole = {"": _like(dtype), "bfloat16": _like(np.uint16), "uint8": _like(np.uint8)}[spec.state]
+    kinds: list[Any] = [whole for _ in rule.states]
+    if spec.state == "uint8":
+        kinds += [_like(np.float32)] * len(rule.states)
+    kinds += [_like(dtype)] * spec.ema
+    parts = [f"array_at(rows_at[{k}], size, like{k}), " for k in range(len(kinds))]
+    likes = {f"like{k}": like for k, like in enumerate(kinds)}
+    return inner(unrolled("rows(rows_at, size)", "return ({})", "".join(parts), 1, array_at=array_at, **likes))
+
+
+@functools.cache
+def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
+    """The loop over elements `start:stop` of the virtual concatenation of separate arrays.
+
+    `segments` says where they lie, `rows_at` has the addresses of the rows of the state, and `settings` a row of
+    hyper-parameters for each group.
+    """
+    apply, read_rows, scalars_of = _application(spec, dtype), row_reader(spec, dtype), step_scalars(spec.rule)
+    extra_of, like = _extra(spec), _like(dtype)
+
+    @inner
+    def blocks(segments, state_addresses, settings, t, start, stop):
+        extra = extra_of(like, settings, t)
+        rows, k = (
+            read_rows(state_addresses, segments[OFFSET, -1]),
+            np.searchsorted(segments[OFFSET], start, side="right") - 1,
+        )
+        group = segments[GROUP, k]
+        scalars, decay = scalars_of(like, t, settings[group]), cast_like(like, (settings[group, DECAY],))
+        while start < stop:
+            last = segments[OFFSET, k] + segments[SIZE, k]  # what lies between segments belongs to none
+            if start < last and settings[segments[GROUP, k], ACTIVE] != 0:
+                if segments[GROUP, k] != group:
+                    group = segments[GROUP, k]
+                    scalars, decay = scalars_of(like, t, settings[group]), cast_like(like, (settings[group, DECAY],))
+                apply(segments, k, rows, start, min(last, stop), decay[0], scalars, extra)
+            k += 1
+            start = segments[OFFSET, k]
+
+    return blocks
+
+
+def _application(spec: StepSpec, dtype: str) -> Callable[..., None]:
+    """What runs the loop over elements `start:stop` of the concatenation, all of them of segment k."""
+    if spec.sums:
+        return _application_to_sums(spec, dtype)
+    loop, with_copy = element_loop(spec), _copy_reader(spec)
+    like, like_g = _like(dtype), _stored_as(dtype, spec.grad)
+
+    @inner
+    def apply(segments, k, rows, start, stop, decay, scalars, extra):
+        size = segments[SIZE, k]
+        p, g = array_at(segments[P_AT, k], size, like), array_at(segments[G_AT, k], size, like_g)
+        rows = with_copy(rows, segments[COPY_AT, k], size)
+        loop(p, g, rows, start, stop, segments[OFFSET, k], decay, scalars, extra)
+
+    return apply
+
+
+def _application_to_sums(spec: StepSpec, dtype: str) -> Callable[..., None]:
+    """The same where there are several rows of gradients: they are summed piece by piece, in cache."""
+    loop, with_copy = element_loop(spec._replace(zero_grad=False, grad="")), _copy_reader(spec)
+    sum_rows, work, like = gradient_sum(dtype, spec.grad), stack_array(SUM_BLOCK), _like(dtype)
+    like_g, zero_grad, itemsize = _stored_as(dtype, spec.grad), spec.zero_grad, np.dtype(dtype).itemsize
+
+    @inner
+    def apply(segments, k, rows, start, stop, decay, scalars, extra):
+        total, first = work(like), segments[OFFSET, k]
+        for a in range(start, stop, SUM_BLOCK):
+            size, at = min(SUM_BLOCK, stop - a), a - first
+            sum_rows(segments, k, at, total[:size])
+            p = array_at(segments[P_AT, k] + at * itemsize, size, like)
+            rest = with_copy(rows, segments[COPY_AT, k] + 2 * at, size)
+            loop(p, total, rest, a, a + size, a, decay, scalars, extra)
+        if zero_grad:
+            for row in range(G_AT, segments.shape[0]):
+                array_at(segments[row, k], segments[SIZE, k], like_g)[start - first : stop - first] = 0
+
+    return apply
+
+
+def _copy_reader(spec: StepSpec) -> Callable[..., Any]:
+    """What joins the copy of a segment to the rows, if there is one."""
+    if not spec.copy:
+        return inner(lambda rows, at, size: rows)
+    like = _like(np.uint16)
+    return inner(lambda rows, at, size: rows + (array_at(at, size, like),))  # noqa: RUF005 a tuple of unlike types
+
+
+@functools.cache
+def step_kernel(spec: StepSpec, dtype: str, parallel: bool) -> Callable[..., None]:
+    """One step over separate arrays in one call, serial or parallel; the results are the same bits."""
+    blocks, cached, name = array_blocks(spec, dtype), spec.rule.cached, f"{spec}_{dtype}"
+    if parallel:
+
+        @kernel(parallel=True, variant=name, cached=cached)
+        def parallel_step(segments, state_addresses, settings, t):
+            size = segments[OFFSET, -1]
+            for block in prange((size + BLOCK - 1) // BLOCK):
+                start, stop = block * BLOCK, min((block + 1) * BLOCK, size)
+                blocks(segments, state_addresses, settings, t, start, stop)
+
+        return parallel_step
+
+    @kernel(variant=name, cached=cached)
+    def serial_step(segments, state_addresses, settings, t):
+        blocks(segments, state_addresses, settings, t, 0, segments[OFFSET, -1])
+
+    return serial_step
+
+
+def _extra(spec: StepSpec) -> Callable[..., Any]:
+    """What reads the extra scalars, and adds a seed for each state that is dithered."""
+    take = taker(0, SEED)
+    seed = "_seed_of(t, {k}), "
+    count = len(spec.rule.states) if spec.state else 0
+    seeds = inner(unrolled("seeds(t)", "return ({})", seed, count, _seed_of=_seed_of))
+    return inner(lambda like, settings, t: cast_like(like, take(settings[EXTRA])) + (seeds(t),))  # noqa: RUF005 unlike types

@@ -1,0 +1,201 @@
+"""erfc, exp, expm1, log1p and tanh as a few dozen operations without a branch, of which compilers make vector code.
+
+A loop that calls the C library is no vector loop, since the library takes one number a call. What `of_vectors` returns
+has the functions of this module in place of `math`'s, for float32 and float64, each computed in its own type. They give
+the same bits on every processor, since no operation is fused with another. The largest errors found, in units in the
+last place: 1.1 for exp, 2.2 for expm1, 2.0 for log1p, 2.6 for tanh, 8 for erfc. As with `math`'s, NaN stays NaN and
+zeros keep their sign; but what is too large is infinite, and the logarithm of what is below 0 NaN, where `math` raises
+an error. What is too small is subnormal before it is 0.
+
+The method is the classical reduction (Cody & Waite 1980; log 2 is split as in Moshier's Cephes library): exp(x) is
+2ⁿ exp(r), with n the whole number nearest to x / log 2, and of the Taylor series of exp(r) - 1 so many terms are summed
+that the rest is below the rounding. In the same way log(1 + x) is n log 2 + log(1 + f), with the series of the area
+hyperbolic tangent of f / (2 + f). And tanh(x) is e / (e + 2) with e = exp(2x) - 1. The complementary error function is
+exp(-x²) times a function that one polynomial approximates for all x (Shepherd & Laframboise 1981).
+"""
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Sequence
+from math import pi, sqrt
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from fastadam.cpu.jit import JIT_DISABLED, inner, of_either_type, unrolled, with_names
+
+__all__ = ["erfc", "exp", "expm1", "log1p", "of_vectors", "pi", "sqrt", "tanh"]
+
+_LN2_HIGH, _LN2_LOW = 22713 / 32768, 1.42860682030941723212e-6
+"""log 2 in two parts; the first has 15 bits, so that its product with n is exact, in float32 too."""
+
+_ERFC_LARGEST, _ERFC_MIDDLE = 28.0, 3.75
+
+_ERFC = (
+    1.2539674711853876, -0.12066783607454412, -0.028294804466573537, 0.10198698200412867,
+    -0.10728411861801782, 0.07635790530014354, -0.04053954209294644, 0.015920527766550233,
+    -0.004150791169883816, 0.0003778200991783355, 0.00020076187905615953, -8.345306094790669e-05,
+    9.064862192555376e-07, 7.472744383524631e-06, -1.183599700676788e-06, -6.134072568589752e-07,
+    1.7541664782192806e-07, 5.60589139706756e-08, -2.107862899026911e-08, -6.0836009863596075e-09,
+    2.186637952593993e-09, 6.853921904698525e-10, -1.480905619143661e-10, -5.223371018003139e-11,
+)  # fmt: skip
+"""(1 + 2x) exp(x²) erfc(x) as a polynomial in a number that goes from -1 to 1 as x does from 0 to 28, where erfc is 0.
+
+It is the Chebyshev interpolant of degree 23, computed with 60 digits and then rounded. That is off by 3e-18 at most
+before it is rounded, and the powers of the lowest weight are left out for float32.
+"""
+
+_inlined = functools.partial(inner, forceinline=True)
+
+
+def _magic(t: Any) -> Any:
+    """A number that, added to another, rounds it to a whole one, n, which is then in the lowest bits of the sum."""
+    return t(1.5 * 2.0 ** np.finfo(t).nmant)
+
+
+def _bits(number: Any) -> int:
+    """The bits of a NumPy float, as a signed integer."""
+    return int(number.view(f"i{number.itemsize}"))
+
+
+if JIT_DISABLED:
+
+    def _of_bits(bits, t):
+        size = np.finfo(t).bits
+        return np.dtype(f"u{size // 8}").type(bits % (1 << size)).view(t)
+
+    def _power_of_two(shifted):
+        """2ⁿ, given n + magic."""
+        info = np.finfo(shifted)
+        return _of_bits((_bits(shifted) + info.maxexp - 1) << info.nmant, type(shifted))
+
+    def _exponent(x):
+        """The number n + magic, for the n that brings x / 2ⁿ between √½ and √2; x is positive and not subnormal."""
+        t = type(x)
+        n = (_bits(x) - _bits(t(sqrt(0.5)))) >> np.finfo(t).nmant
+        return _of_bits(n + _bits(_magic(t)), t)
+
+else:
+
+    def _on_bits(build: Callable[..., Any]) -> Any:
+        """An intrinsic that makes one float of another by integer operations on its bits."""
+
+        def typed(typingctx, x):
+            t, integer = np.dtype(x.name).type, ir.IntType(x.bitwidth)
+
+            def codegen(context, builder, signature, arguments):
+                bits = build(builder, builder.bitcast(arguments[0], integer), integer, t)
+                return builder.bitcast(bits, context.get_value_type(x))
+
+            return x(x), codegen
+
+        return intrinsic(typed)
+
+    def _build_power_of_two(builder, bits, integer, t):
+        info = np.finfo(t)
+        return builder.shl(builder.add(bits, integer(info.maxexp - 1)), integer(info.nmant))
+
+    def _build_exponent(builder, bits, integer, t):
+        n = builder.ashr(builder.sub(bits, integer(_bits(t(sqrt(0.5))))), integer(np.finfo(t).nmant))
+        return builder.add(n, integer(_bits(_magic(t))))
+
+    _power_of_two, _exponent = _on_bits(_build_power_of_two), _on_bits(_build_exponent)
+
+
+def _polynomial(t: Any, coefficients: Sequence[float]) -> Any:
+    """The polynomial with these coefficients, the lowest first.
+
+    It is summed by Estrin's scheme, in pairs, pairs of pairs and so on: there fewer operations wait for each other than
+    in Horner's.
+    """
+    terms, power = [f"c[{k}]" for k in range(len(coefficients))], "x"
+    while len(terms) > 1:
+        pairs = [f"({low} + {power} * {high})" for low, high in zip(terms[::2], terms[1::2], strict=False)]
+        terms, power = pairs + terms[2 * len(pairs) :], f"({power} * {power})"
+    return _inlined(unrolled("polynomial(x)", f"return {terms[0]}", "", 0, c=tuple(map(t, coefficients))))
+
+
+def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
+    """The functions for numbers of one type, from so many terms of the two series."""
+    info, magic = np.finfo(t), _magic(t)
+    zero, quarter, half, one, two, infinity, nan = map(t, (0, 0.25, 0.5, 1, 2, math.inf, math.nan))
+    high, low, per_ln2 = map(t, (_LN2_HIGH, _LN2_LOW, 1 / math.log(2)))
+    to_zero, to_infinity = (t(n * math.log(2)) for n in (info.minexp - info.nmant - 2, info.maxexp + 1))
+    above_minus_1, largest = np.nextafter(-one, zero), info.max
+    exp_tail = _polynomial(t, [1 / math.factorial(k) for k in range(2, exp_terms + 1)])
+    log_tail = _polynomial(t, [2 / (2 * k + 1) for k in range(1, log_terms + 1)])
+    erfc_tail = _polynomial(t, [c for c in _ERFC if abs(c) > info.eps / 8])
+    erfc_largest, erfc_middle, erfc_slope = map(t, (_ERFC_LARGEST, _ERFC_MIDDLE, 1 + 2 * _ERFC_MIDDLE / _ERFC_LARGEST))
+    nothing = -zero  # 0 added to -0 would make it 0: only -0 can be left out where nothing is to be added
+    coarse = t(1.5 * 2.0 ** ((info.nmant + 10) // 2))
+
+    @_inlined
+    def reduced(x, rest=nothing):
+        """e, a, b and 1 / b such that exp(x + rest) is (1 + e) a b; a b is a power of two, which could overflow."""
+        x = to_zero if x < to_zero else to_infinity if x > to_infinity else x
+        n = (x * per_ln2 + magic) - magic
+        r = ((x - n * high) - n * low) + rest
+        first = (n * half + magic) - magic
+        second = n - first
+        e = r + r * (r * exp_tail(r))
+        return e, _power_of_two(first + magic), _power_of_two(second + magic), _power_of_two(magic - second)
+
+    def exp(x):
+        e, a, b, _ = reduced(x)
+        return (e * a + a) * b
+
+    @_inlined
+    def exp_less_1(x):
+        e, a, b, inverse = reduced(x)
+        return (e * a + (a - inverse)) * b
+
+    def expm1(x):
+        return t(math.copysign(exp_less_1(x), x))
+
+    def tanh(x):
+        e = exp_less_1(-two * abs(x))  # of what is negative, since it cannot overflow
+        return t(math.copysign(e / (two + e), x))
+
+    def erfc(x):
+        size = abs(x)
+        size = erfc_largest if size > erfc_largest else size
+        rough = (size + coarse) - coarse  # so few bits that the square is exact
+        e, a, b, _ = reduced(-(rough * rough), (rough - size) * (rough + size))
+        place = (erfc_slope * size - erfc_middle) / (size + erfc_middle)
+        y = (e * a + a) * (erfc_tail(place) / (one + two * size)) * b
+        return y if x > zero else two - y
+
+    def log1p(x):
+        edge = zero if x > -one else -infinity if x == -one else nan
+        edge = edge if x < infinity else x
+        x = above_minus_1 if x < above_minus_1 else largest if x > largest else x
+        n = _exponent(one + x) - magic
+        scale = _power_of_two((magic + two) - n)  # 4 / 2ⁿ, as 1 / 2ⁿ could be subnormal
+        f = x * scale * quarter + (scale * quarter - one)  # exact, by Sterbenz's lemma
+        s = f / (two + f)
+        rest = s * (f - (s * s) * log_tail(s * s))
+        return t(math.copysign((n * high + (n * low + (f - rest))) + edge, x))
+
+    return SimpleNamespace(erfc=erfc, exp=exp, expm1=expm1, log1p=log1p, tanh=tanh)
+
+
+_SINGLE, _DOUBLE = _functions(np.float32, exp_terms=8, log_terms=4), _functions(np.float64, exp_terms=13, log_terms=10)
+
+erfc = of_either_type(_SINGLE.erfc, _DOUBLE.erfc)
+
+exp = of_either_type(_SINGLE.exp, _DOUBLE.exp)
+
+expm1 = of_either_type(_SINGLE.expm1, _DOUBLE.expm1)
+
+log1p = of_either_type(_SINGLE.log1p, _DOUBLE.log1p)
+
+tanh = of_either_type(_SINGLE.tanh, _DOUBLE.tanh)
+
+
+def of_vectors(function: Callable[..., Any]) -> Any:
+    """A function of scalars for a loop of vectors: compiled, with the functions of this module in place of `math`'s."""
+    return _inlined(with_names(function, math=sys.modules[__name__]))

@@ -1,0 +1,56 @@
+"""Dropout: which units are off is a function of a seed, the step, the sample, the layer and the unit.
+
+So it is the same on any number of threads and on a GPU, and need not be remembered from the forward pass to the
+backward one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def mixed(x):
+    """A bijection of 64 bits, each of which depends on all: the end of SplitMix64 (Steele, Lea & Flood 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * _FIRST
+    x = (x ^ (x >> np.uint64(27))) * _SECOND
+    return x ^ (x >> np.uint64(31))
+
+
+class Mask(NamedTuple):
+    """What says which units are off, in three functions: the outer ones are of what changes less often."""
+
+    of_step: Callable[..., Any]
+    """`of_step(seed, step)` gives 64 bits."""
+    of_row: Callable[..., Any]
+    """`of_row(bits of the step, sample, layer)` gives 64 bits."""
+    is_off: Callable[..., Any]
+    """`is_off(bits of the row, unit, limit)`; see `limit_of`."""
+
+
+def mask_by(compiled: Callable[..., Any]) -> Mask:
+    """The mask as compiled for the CPU or for CUDA."""
+    mix = compiled(mixed)
+
+    @compiled
+    def of_step(seed, step):
+        return mix(mix(np.uint64(seed)) + np.uint64(step))
+
+    @compiled
+    def of_row(bits, sample, layer):
+        return mix(mix(bits + np.uint64(sample)) + np.uint64(layer))
+
+    @compiled
+    def is_off(bits, unit, limit):
+        return mix(bits + np.uint64(unit) * _GOLDEN) >> np.uint64(32) < limit
+
+    return Mask(of_step, of_row, is_off)
+
+
+def limit_of(rate):
+    """Of 2³² values of 32 bits, how many mean that a unit is off."""
+    return np.uint64(rate * 2.0**32)

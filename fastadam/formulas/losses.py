@@ -1,0 +1,83 @@
+"""The losses: scalar functions of a network's output and the target, and the loops over a block of rows made of them.
+
+As the activations, they are called by their address. What a network puts out is turned into a prediction by the link of
+its loss; the loss and its derivative are computed from what it puts out before the link.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Loss(NamedTuple):
+    """A loss of one output, or of a row of them."""
+
+    link: str
+    """What makes predictions of outputs: scikit-learn's `out_activation_`."""
+    term: Callable[..., Any] | None
+    """`term(z, y, s, t)` gives the loss of an output and its derivative; `s` is the loss's own number, `t` the type.
+    None of the one loss that is of a whole row: see `class_log_loss`."""
+    averaged: bool = True
+    """Whether the loss of a sample is the mean over its outputs, or their sum."""
+
+
+def squared_error(z, y, s, t):
+    """Half the squared error."""
+    error = z - y
+    return t(0.5) * error * error, error
+
+
+def absolute_error(z, y, s, t):
+    """The absolute error; its derivative at 0 is 0."""
+    error = z - y
+    return abs(error), t(1) if error > t(0) else t(-1) if error < t(0) else error
+
+
+def huber(z, y, s, t):
+    """Half the squared error up to `s`, linear beyond (Huber 1964)."""
+    error = z - y
+    size = abs(error)
+    if size <= s:
+        return t(0.5) * error * error, error
+    return s * (size - t(0.5) * s), s if error > s else -s if error < -s else error
+
+
+def quantile(z, y, s, t):
+    """The pinball loss of quantile `s` (Koenker & Bassett 1978)."""
+    error = z - y
+    if error <= t(0):
+        return -s * error, -s if error < t(0) else error
+    return (t(1) - s) * error, t(1) - s if error > t(0) else error
+
+
+def poisson(z, y, s, t):
+    """Half the Poisson deviance of a prediction exp(z)."""
+    predicted = math.exp(z)
+    entropy = t(0) if y == t(0) else y * math.log(y / predicted)
+    return entropy - y + predicted, predicted - y
+
+
+def log_loss(z, y, s, t):
+    """The log-loss of a probability 1 / (1 + exp(-z)), which is kept from 0 and 1 by `s`, the type's epsilon."""
+    p = t(1) / (t(1) + math.exp(-z))
+    clipped = min(max(p, s), t(1) - s)
+    return -(y * math.log(clipped) + (t(1) - y) * math.log(t(1) - clipped)), p - y
+
+
+def class_log_loss(p, y, s, t):
+    """The part of one class in the log-loss of a row, and its derivative by the output, from the class's probability.
+
+    In the loss alone, the probability is kept from 0 and 1 by `s`, the type's epsilon.
+    """
+    return t(0) if y == t(0) else -(y * math.log(min(max(p, s), t(1) - s))), p - y
+
+
+LOSSES = {
+    "squared_error": Loss("identity", squared_error),
+    "absolute_error": Loss("identity", absolute_error),
+    "huber": Loss("identity", huber),
+    "quantile": Loss("identity", quantile),
+    "poisson": Loss("exp", poisson, averaged=False),
+    "log_loss": Loss("logistic", log_loss, averaged=False),
+    "multinomial": Loss("softmax", None, averaged=False),
+}

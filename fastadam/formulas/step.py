@@ -1,0 +1,81 @@
+"""What a step is made of: the layout of its tables, its description, and the passage before the rule."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastadam.formulas import rules
+
+P_AT, OFFSET, SIZE, GROUP, COPY_AT, G_AT = range(6)
+"""Rows of the table of segments, which has a column for each array of parameters and one for the end: the address of
+the parameters, where the segment begins in the virtual concatenation, its size, the row of its group in the settings,
+the address of its copy, and the address of its gradient; more rows of gradients follow, if several are summed."""
+
+DECAY, ACTIVE, HYPER = 0, 1, 2
+"""Columns of the settings, a row for each group: the weight decay's scalar, whether the group is trained, then what its
+rule takes."""
+
+EXTRA = 0
+"""The first row of the settings holds what is not a group's."""
+
+SCALE, CLIP, EMA, SEED = range(4)
+"""Those are the gradient's factor, its bound, and the weight of the new parameter in the average. Behind them, the
+loops get the dither's seeds, one for each state."""
+
+
+class StepSpec(NamedTuple):
+    """What is compiled into a kernel: a rule, and what is done beside it in the same pass."""
+
+    rule: rules.Rule
+    decay: str = "none"
+    """ "none", "coupled" or "decoupled". """
+    maximize: bool = False
+    scale: bool = False
+    """Multiply the gradient by a factor, which may clip it by norm."""
+    clip: bool = False
+    """Bound each element of the gradient."""
+    ema: bool = False
+    """Keep an exponential moving average of the parameters, as one more row behind the state."""
+    zero_grad: bool = False
+    """Leave zeros where the gradient was."""
+    sums: bool = False
+    """Sum several rows of gradients."""
+    state: str = ""
+    """How the state is stored: "bfloat16", "uint8", or "" as the parameters are."""
+    grad: str = ""
+    """How the gradient is stored: "float16", "bfloat16", or ""."""
+    copy: str = ""
+    """How the new parameters are written once more: "float16", "bfloat16", or "" not at all."""
+
+    def __str__(self) -> str:
+        flags = [name for name, value in self._asdict().items() if value is True]
+        stored = [f"{name}_{getattr(self, name)}" for name in ("state", "grad", "copy") if getattr(self, name)]
+        return "_".join([self.rule.name, self.decay, *flags, *stored])
+
+
+MAX_STATES = 4
+
+
+def preparation(spec: StepSpec, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order.
+
+    `compiled` is the decorator of the backend: CUDA's is another than `device`.
+    """
+    coupled_decay, decoupled_decay = compiled(rules.coupled_decay), compiled(rules.decoupled_decay)
+    scale, clip, maximize = spec.scale, spec.clip, spec.maximize
+    coupled, decoupled = spec.decay == "coupled", spec.decay == "decoupled"
+
+    @compiled
+    def prepare(pi, gi, decay, extra):
+        if scale:
+            gi = gi * extra[SCALE]
+        if clip:  # written so that NaN stays NaN
+            gi = -extra[CLIP] if gi < -extra[CLIP] else extra[CLIP] if gi > extra[CLIP] else gi
+        if maximize:
+            gi = -gi
+        if coupled:
+            gi = coupled_decay(pi, gi, decay)
+        if decoupled:
+            pi = decoupled_decay(pi, decay)
+        return pi, gi
+
+    return prepare

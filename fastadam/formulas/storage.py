@@ -1,0 +1,145 @@
+"""How a number is stored in fewer bytes than it is computed with: two, or one and a scale for each block.
+
+Two bytes are bfloat16 (the upper half of a float32) or float16, held as their bits in uint16. Parameters, gradients and
+copies are rounded to the nearest. States are *dithered*: rounded up or down so that the mean over steps is exact, since
+an average that moves by a thousandth each step would otherwise never move at all. The dither is not random but a Weyl
+sequence in the step and the index, `frac(i*a + t*b)`: reproducible, the same on any number of threads, and with less
+noise than random numbers, because over any run of steps it comes close to every value about equally often.
+
+One byte is a minifloat, relative to a scale that each block of `CODE_BLOCK` elements has: its largest magnitude is the
+largest code. Both kinds have three bits of fraction. A signed state has a sign, four bits of exponent, and subnormals
+below; a state that is never negative has five bits, since it holds squares, whose root is what a rule uses. So both
+span five decades. The usual one-byte states look up the nearest of 256 unevenly spaced values; a minifloat is as good,
+since the dither and not the nearest value makes the mean right, and to encode it takes a few integer instructions on
+whole vectors and no square root or search. What is not zero never becomes a code 0 of such a state, as the rule would
+divide by it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fastadam.cpu.jit import JIT_DISABLED, inner
+from fastadam.cpu.storage import bits_of, float_of
+
+CODE_BLOCK = 512
+"""Elements that share a scale: 0.8 % more bytes, and still few enough that one outlier spoils little."""
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""Below this, the reciprocal of a scale would be infinite."""
+
+_BY_INDEX, _BY_STEP, _BY_STATE = 0x9E3779B1, 0x85EBCA77, 0x2545F491
+"""Odd, and in no simple ratio to 2**32 or each other: the golden ratio's and two more."""
+
+_WORD = 0xFFFFFFFF
+
+_QUIET_NAN = np.uint32(0x7FC00000)
+
+_PER_UNIFORM = np.float32(2.0**-20)
+
+LARGEST_CODE = np.float32(1.875)
+"""What the largest code of both kinds stands for, in units of the block's scale."""
+
+_DROPPED, _UNUSED = np.uint32(20), np.uint32(12)
+"""Bits of the fraction that a code has no place for, and bits of the dither that are more than these."""
+
+_SIGNED_OFFSET, _SIGNED_MAX = np.uint32((127 - 15) << 23), np.uint32(127)
+
+_FIRST_NORMAL, _LEAST_NORMAL = np.uint32(8), np.float32(2.0**-14)
+
+_SUBNORMALS, _PER_SUBNORMAL = np.float32(2.0**17), np.float32(2.0**-17)
+
+_POSITIVE_OFFSET, _LEAST_POSITIVE = np.uint32((127 - 31) << 23), np.float32(2.0**-31 * 1.125)
+
+
+def seed_of(t, state):
+    """Where the dither of a state begins at step `t`."""
+    return np.uint32((t * _BY_STEP + state * _BY_STATE) & _WORD)
+
+
+def dither(i, seed):
+    """32 bits for element `i`, evenly spread over elements and over steps."""
+    return np.uint32((np.uint64(i) * np.uint64(_BY_INDEX) + np.uint64(seed)) & np.uint64(_WORD))
+
+
+def uniform(noise):
+    """The upper 20 bits of `noise` as a float32 in [0, 1): few enough to be added to 7 without being rounded."""
+    return np.float32(np.int32(np.uint32(noise) >> _UNUSED)) * _PER_UNIFORM
+
+
+as_compiled: Any = np.errstate(over="ignore", invalid="ignore") if JIT_DISABLED else lambda function: function
+"""Lets NumPy's integers wrap in silence, as compiled ones do."""
+
+_float_of, _bits_of = float_of, bits_of
+
+
+def from_bfloat16(bits):
+    """The value of a bfloat16, in float32."""
+    return _float_of(np.uint32(bits) << np.uint32(16))
+
+
+def nan_safe_bits(x):
+    """The bits of a float32, of which any sum with 16 bits is still NaN where `x` is."""
+    return np.uint32(_bits_of(x)) if x == x else _QUIET_NAN
+
+
+_safe_bits = inner(nan_safe_bits)
+
+
+@as_compiled
+def to_bfloat16(x):
+    """The bits of the nearest bfloat16, the even one of two."""
+    bits = _safe_bits(x)
+    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@as_compiled
+def dithered_bfloat16(x, noise):
+    """The bits of the bfloat16 below or above `x` in magnitude, as the upper 16 bits of `noise` decide."""
+    return np.uint16(np.uint32(_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
+
+
+def largest(values):
+    """The largest magnitude among float32s: compared as integers, which vectorises and lets NaN win."""
+    most = np.uint32(0)
+    for j in range(np.uint64(values.size)):
+        most = max(most, np.uint32(_bits_of(values[j]) & np.uint32(0x7FFFFFFF)))
+    return _float_of(most)
+
+
+_uniform = inner(uniform)
+
+
+def signed_value(code, scale):
+    """The value of a signed code."""
+    code = np.uint32(code)
+    size = np.uint32(code & _SIGNED_MAX)
+    normal = _float_of(np.uint32(np.uint32(size << _DROPPED) + _SIGNED_OFFSET))
+    value = (normal if size >= _FIRST_NORMAL else np.float32(size) * _PER_SUBNORMAL) * scale
+    return -value if code > _SIGNED_MAX else value
+
+
+@as_compiled
+def signed_code(x, inverse, noise):
+    """The code above or below a signed value in magnitude, as the upper bits of `noise` decide."""
+    size = abs(x) * inverse
+    bits = np.uint32(np.uint32(_bits_of(size) - _SIGNED_OFFSET) + np.uint32(noise >> _UNUSED))
+    subnormal = np.uint32(np.int32(size * _SUBNORMALS + _uniform(noise)))
+    code = min(subnormal if size < _LEAST_NORMAL else np.uint32(bits >> _DROPPED), _SIGNED_MAX)
+    return np.uint8(np.uint32(code + np.uint32(128)) if x < 0 else code)
+
+
+def positive_value(code, scale):
+    """The value of a code without sign."""
+    value = _float_of(np.uint32(np.uint32(np.uint32(code) << _DROPPED) + _POSITIVE_OFFSET)) * scale
+    return value if code > 0 else np.float32(0)
+
+
+@as_compiled
+def positive_code(x, inverse, noise):
+    """The code above or below a value that is not negative; 0 is for 0 alone, 1 for all that is smaller than it."""
+    size = x * inverse
+    bits = np.uint32(np.uint32(_bits_of(size) - _POSITIVE_OFFSET) + np.uint32(noise >> _UNUSED))
+    code = np.uint32(1) if size < _LEAST_POSITIVE else min(np.uint32(bits >> _DROPPED), np.uint32(255))
+    return np.uint8(np.uint32(0) if x == 0 else code)

@@ -1,0 +1,148 @@
+"""Settings of an optimizer: its numbers, options and groups, checked."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict
+
+import numpy as np
+
+from fastadam._checks import choice, flag, items, number
+from fastadam._typing import Array
+from fastadam.formulas import rules
+from fastadam.optimizers.arrays import HALF_DTYPES, label
+from fastadam.optimizers.base import Optimizer
+
+
+class Options(TypedDict, total=False):
+    """What every optimizer can do in the same pass over memory, by keyword."""
+
+    max_norm: float | None
+    clip_value: float | None
+    ema_decay: float | None
+    zero_grad: bool
+    on_nonfinite: str
+    state_dtype: str | None
+    copy_dtype: str | None
+    groups: Mapping[str, Mapping[str, Any]] | None
+
+
+class Number:
+    """A hyper-parameter: a number in an interval, which may be set between steps."""
+
+    def __init__(self, doc: str, interval: str = "[0, inf)") -> None:
+        self.__doc__ = doc
+        self.interval = interval
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        return self if optimizer is None else optimizer._numbers[self.name]
+
+    def __set__(self, optimizer: "Optimizer", value: Any) -> None:
+        optimizer._set({self.name: self.check(self.name, value)})
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as a float, if it is allowed."""
+        return number(name, value, self.interval)
+
+    def parts(self, value: Any) -> dict[str, float]:
+        """What the rules call this number."""
+        return {self.name: value}
+
+
+class Betas(Number):
+    """Two decay rates, each in [0, 1)."""
+
+    def __init__(self, doc: str) -> None:
+        super().__init__(doc, "[0, 1)")
+
+    def check(self, name: str, value: Any) -> tuple[float, float]:
+        """The value as two floats, if it is allowed."""
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if len(items(name, value)) != 2:
+            raise ValueError(f"{name} must be two numbers, got {value!r}")
+        return number(f"{name}[0]", value[0], self.interval), number(f"{name}[1]", value[1], self.interval)
+
+    def parts(self, value: Any) -> dict[str, float]:
+        """What the rules call them."""
+        return {"beta1": value[0], "beta2": value[1]}
+
+
+_USUAL: dict[str, Any] = {
+    "max_norm": None, "clip_value": None, "ema_decay": None, "zero_grad": False, "on_nonfinite": "ignore",
+    "state_dtype": None, "copy_dtype": None, "groups": None,
+}  # fmt: skip
+
+
+def _checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options, checked; those that are not given have their usual values."""
+    unknown = given.keys() - _USUAL.keys()
+    if unknown:
+        raise TypeError(f"got an unexpected keyword argument {min(unknown)!r}; known options are {list(_USUAL)}")
+    options = {**_USUAL, **given}
+    for name in ("max_norm", "clip_value"):
+        if options[name] is not None:
+            options[name] = number(name, options[name], "(0, inf)")
+    if options["ema_decay"] is not None:
+        options["ema_decay"] = number("ema_decay", options["ema_decay"], "[0, 1)")
+    options["zero_grad"] = flag("zero_grad", options["zero_grad"])
+    choice("on_nonfinite", options["on_nonfinite"], ("ignore", "skip", "raise"))
+    for name, allowed in (("state_dtype", ("bfloat16", "uint8")), ("copy_dtype", HALF_DTYPES)):
+        if options[name] is not None:
+            choice(name, options[name], allowed)
+    if options["groups"] is not None and not isinstance(options["groups"], Mapping):
+        raise TypeError(f"groups must be a mapping of names to settings, got {type(options['groups']).__name__}")
+    return options
+
+
+def _assigned(
+    groups: Mapping[str, Mapping[str, Any]],
+    segments: tuple[Any, ...],
+    check: Callable[[str, Mapping[str, Any]], dict[str, Any]],
+) -> tuple[Array, dict[str, dict[str, Any]]]:
+    """The row of the table for each segment, and the checked settings of each group. Row 0 is of what has no group."""
+    group_of = np.zeros(len(segments), np.int64)
+    checked: dict[str, dict[str, Any]] = {}
+    for row, (group, settings) in enumerate(groups.items(), start=1):
+        if not isinstance(settings, Mapping) or "params" not in settings:
+            raise TypeError(f"groups[{group!r}] must be a mapping with the entry 'params', got {settings!r}")
+        members = settings["params"]
+        if isinstance(members, str) or not isinstance(members, Iterable):
+            raise TypeError(f"groups[{group!r}]['params'] must be a list of names or indices, got {members!r}")
+        for member in members:
+            if member not in segments:
+                raise ValueError(f"groups[{group!r}]['params'] has {member!r}, where params has {list(segments)}")
+            k = segments.index(member)
+            if group_of[k]:
+                raise ValueError(f"{label('params', member)} must be in one group, is in {group!r} and another")
+            group_of[k] = row
+        checked[group] = check(group, _without_params(settings))
+    return group_of, checked
+
+
+def _members(groups: Any) -> Any:
+    """The parameters of each group, of what should be groups."""
+    if not isinstance(groups, Mapping) or not all(isinstance(values, Mapping) for values in groups.values()):
+        return None
+    return {name: values.get("params") for name, values in groups.items()}
+
+
+def _without_params(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "params"}
+
+
+def _given(name: str, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A number wherever it is given, by what errors call it."""
+    given = {name: numbers[name]} if name in numbers else {}
+    return given | {f"groups[{group!r}][{name!r}]": own[name] for group, own in groups.items() if name in own}
+
+
+def _keep_momentum(rule: rules.Rule, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to switch momentum on or off: the state has the buffer, or has none."""
+    given = _given("momentum", numbers, groups)
+    if "momentum_buffer" in rule.states and not any(given.values()):
+        raise ValueError(f"momentum cannot become {numbers['momentum']}: this optimizer was made with momentum")
+    for name, value in given.items():
+        if "momentum_buffer" not in rule.states and value > 0:
+            raise ValueError(f"{name} cannot become {value}: this optimizer was made with no momentum")

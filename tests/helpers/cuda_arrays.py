@@ -1,0 +1,55 @@
+"""Stand-ins for arrays on a CUDA device: host memory that says it is a device's, as the simulator takes it."""
+
+import numpy as np
+
+from fastadam.cpu.memory import aligned_zeros
+
+BFLOAT16 = "<V2"
+
+
+class FakeDeviceArray:
+    """An array that offers `__cuda_array_interface__`; `shift` elements off the alignment of a vector.
+
+    Bits of bfloat16 are offered as such by `typestr=BFLOAT16`, which PyTorch, CuPy and ml_dtypes say.
+    """
+
+    def __init__(self, values, *, shift=0, read_only=False, order="C", device=0, stream=None, typestr=None):
+        values = np.asarray(values)
+        self.memory = aligned_zeros(values.size + shift, values.dtype)
+        self.host = self.memory[shift:].reshape(values.shape, order=order)
+        self.host[...] = values
+        self.read_only, self.device, self.stream = read_only, device, stream
+        self.typestr = typestr or self.host.dtype.str
+
+    @property
+    def __cuda_array_interface__(self):
+        strides = None if self.host.flags.c_contiguous else self.host.strides
+        return {
+            "data": (self.host.ctypes.data, self.read_only), "shape": self.host.shape, "strides": strides,
+            "typestr": self.typestr, "version": 3, "stream": self.stream,
+        }  # fmt: skip
+
+    def __dlpack_device__(self):
+        return 2, self.device
+
+    def strided(self):
+        """Every second element."""
+        view = FakeDeviceArray(self.host)
+        view.host = view.host[::2]
+        return view
+
+
+class RequiresGrad:
+    """As PyTorch's parameters: they offer their memory only once detached."""
+
+    requires_grad = True
+
+    def __init__(self, array):
+        self.array = array
+
+    @property
+    def __cuda_array_interface__(self):
+        raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+
+    def detach(self):
+        return self.array
