@@ -6,12 +6,9 @@ asked for: who wants the optimizers alone does not wait for scikit-learn.
 
 from typing import TYPE_CHECKING, Any
 
+from fastadam import kernels
 from fastadam.buffers import FlatBuffer
-from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
-from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
-from fastadam.optimizers.lion import Lion
-from fastadam.optimizers.row_adam import RowAdam
-from fastadam.optimizers.sgd import SGD
+from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, RowAdam
 
 if TYPE_CHECKING:
     from fastadam import schedules

@@ -69,7 +69,7 @@ from numba import prange, types
 from numba.extending import overload
 
 from fastadam.cpu.element import element_loop
-from fastadam.cpu.jit import inner, kernel
+from fastadam.cpu.jit import formula, inner, kernel
 from fastadam.cpu.threads import BLOCK, PARALLEL_BYTES
 from fastadam.cpu.views import cast_like
 from fastadam.formulas import rules
@@ -139,7 +139,7 @@ def _names(states: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _scalars(rule: rules.Rule) -> Callable[..., Any]:
-    compute = inner(rule.scalars)
+    compute = formula(rule.scalars)
     return inner(lambda p, t, hyper: cast_like(p, compute(t, *hyper)))
 
 

@@ -7,13 +7,13 @@ import numba
 import numpy as np
 from numba import types
 
-from fastadam.cpu.jit import inner, kernel
+from fastadam.cpu.jit import formula, kernel
 from fastadam.cpu.pointers import address_of
 from fastadam.formulas.dropout import limit_of, mask_by
 
-_of_step, _of_row, _is_off = mask_by(inner)
+_of_step, _of_row, _is_off = mask_by(formula)
 
-_limit_of = inner(limit_of)
+_limit_of = formula(limit_of)
 
 
 @kernel

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.cpu.jit import inner, scalar_rule, unrolled
-from fastadam.cpu.minifloat import _loop_over_codes
-from fastadam.cpu.storage import _DECODERS, _ENCODERS, _dither, _dithered_bfloat16, _from_bfloat16
+from fastadam.cpu.jit import formula, inner
+from fastadam.cpu.minifloat import loop_over_codes
+from fastadam.cpu.storage import DECODERS, ENCODERS
 from fastadam.cpu.views import cast_like, taker
-from fastadam.formulas import rules
+from fastadam.formulas import rules, storage
+from fastadam.formulas.backend import from_text, repeated
 from fastadam.formulas.step import EMA, HYPER, SEED, StepSpec, preparation
-
-_ema = inner(rules.ema)
 
 
 @functools.cache
@@ -22,7 +21,7 @@ def step_scalars(rule: rules.Rule) -> Callable[..., Any]:
 
     The hyper-parameters are elements of the flat float64 array `group`, from `HYPER` on.
     """
-    compute, take = inner(rule.scalars), taker(HYPER, len(rule.hyper))
+    compute, take = formula(rule.scalars), taker(HYPER, len(rule.hyper))
 
     @inner
     def scalars(like, t, group):
@@ -38,10 +37,10 @@ def element_loop(spec: StepSpec) -> Callable[..., None]:
     Element i of the state belongs to element `i - shift` of `p` and `g`.
     """
     if spec.state == "uint8":
-        return _loop_over_codes(spec)
+        return loop_over_codes(spec, element_loop(spec._replace(state="")))
     update, (load, store) = _update(spec.rule), _access(len(spec.rule.states), spec.state)
-    prepare, finish = preparation(spec, inner), _completion(spec)
-    read = _DECODERS[spec.grad]
+    prepare, finish = preparation(spec, formula), _completion(spec)
+    read = DECODERS[spec.grad]
 
     @inner
     def loop(p, g, rows, start, stop, shift, decay, scalars, extra):
@@ -58,7 +57,7 @@ def element_loop(spec: StepSpec) -> Callable[..., None]:
 
 def _update(rule: rules.Rule) -> Callable[..., Any]:
     """The rule, returning a tuple also where it has no state."""
-    update = inner(scalar_rule(rule.update))
+    update = formula(rule.update)
     if rule.states:
         return update
     return inner(lambda *arguments: (update(*arguments),))
@@ -70,9 +69,10 @@ def _access(states: int, form: str) -> tuple[Callable[..., Any], Callable[..., N
     if form == "bfloat16":
         item = "decoded(rows[{k}][i])"
         assignment = "rows[{k}][i] = encoded(new[{k} + 1], dither(i, extra[SEED][{k}]))"
-    load = unrolled("load(rows, i)", "return ({})", item + ", ", states, decoded=_from_bfloat16)
-    names = {"encoded": _dithered_bfloat16, "dither": _dither, "SEED": SEED}
-    return inner(load), inner(unrolled("store(rows, i, new, extra)", "{}pass", assignment + "; ", states, **names))
+    load = from_text("load(rows, i)", f"return ({repeated(item + ', ', states)})", decoded=DECODERS["bfloat16"])
+    names = {"encoded": formula(storage.dithered_bfloat16), "dither": formula(storage.dither), "SEED": SEED}
+    assignments = [assignment.format(k=k) for k in range(states)]
+    return inner(load), inner(from_text("store(rows, i, new, extra)", *assignments, "pass", **names))
 
 
 def _completion(spec: StepSpec) -> Callable[..., None]:
@@ -82,8 +82,8 @@ def _completion(spec: StepSpec) -> Callable[..., None]:
     average = f"row = rows[{average_at}]; row[i] = averaged(row[i], new, extra[EMA])"
     copy = f"rows[{average_at + spec.ema}][k] = encoded(new)"
     tasks = [task for task, wanted in ((average, spec.ema), (copy, spec.copy)) if wanted]
-    names = {"encoded": _ENCODERS[spec.copy], "averaged": _ema, "EMA": EMA}
-    write = inner(unrolled("write(rows, i, k, new, extra)", "{}pass", "; ".join([*tasks, ""]), 1, **names))
+    names = {"encoded": ENCODERS[spec.copy], "averaged": formula(rules.ema), "EMA": EMA}
+    write = inner(from_text("write(rows, i, k, new, extra)", *tasks, "pass", **names))
 
     @inner
     def finish(rows, i, g, k, new, extra):

@@ -10,9 +10,9 @@ from numba import prange
 from fastadam._typing import Array
 from fastadam.cpu.jit import inner, kernel
 from fastadam.cpu.matmul import squared_norm
-from fastadam.cpu.storage import _DECODERS
+from fastadam.cpu.storage import DECODERS
 from fastadam.cpu.threads import BLOCK
-from fastadam.cpu.views import _like, _stored_as, array_at, stack_array
+from fastadam.cpu.views import array_at, empty_of, empty_stored, stack_array
 from fastadam.formulas.step import G_AT, OFFSET, SIZE
 
 SUM_BLOCK = 1024
@@ -22,7 +22,7 @@ SUM_BLOCK = 1024
 @functools.cache
 def gradient_sum(dtype: str, grad: str) -> Callable[..., None]:
     """What sums the gradients of a segment, from element `at` on, over their rows and in the order of these."""
-    like, read = _stored_as(dtype, grad), _DECODERS[grad]
+    like, read = empty_stored(dtype, grad), DECODERS[grad]
     itemsize = like.itemsize
 
     @inner
@@ -45,7 +45,7 @@ def gradient_sum(dtype: str, grad: str) -> Callable[..., None]:
 @functools.cache
 def norm_kernel(dtype: str, grad: str, sums: bool, parallel: bool) -> Callable[..., None]:
     """The sums of squares of blocks of the gradient, in float64: of fixed size, so the same on any threads."""
-    like, sum_rows, work = _like(dtype), gradient_sum(dtype, grad), stack_array(SUM_BLOCK)
+    like, sum_rows, work = empty_of(dtype), gradient_sum(dtype, grad), stack_array(SUM_BLOCK)
     direct = not (sums or grad)
 
     @inner

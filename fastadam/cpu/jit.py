@@ -7,7 +7,6 @@ the GIL released, and a disk cache that cannot be stale.
 import functools
 import math
 from collections.abc import Callable
-from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numba
@@ -15,7 +14,10 @@ import numpy as np
 from numba.core import config, types
 from numba.extending import overload
 
+from fastadam.cpu import bits
 from fastadam.cpu.cache import KernelCache
+from fastadam.formulas import storage
+from fastadam.formulas.backend import NUMPY_MATH, Backend
 
 JIT_DISABLED = bool(config.DISABLE_JIT)
 
@@ -78,33 +80,16 @@ def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> An
     return function
 
 
-def with_names(function: Callable[..., Any], **names: Any) -> Any:
-    """The function, for which some names of its module mean something else."""
-    own = function.__globals__ | names
-    return FunctionType(function.__code__, own, function.__name__, function.__defaults__, function.__closure__)
-
-
-def unrolled(head: str, frame: str, part: str, count: int, **names: Any) -> Callable[..., Any]:
-    """A function of one line, `frame`, in which `part` is repeated for k = 0, 1, ...: for tuples of unlike types.
-
-    `names` are what the line may use beside the arguments.
-    """
-    namespace = dict(names)
-    exec(f"def {head}:\n    {frame.format(''.join(part.format(k=k) for k in range(count)))}\n", namespace)
-    function: Callable[..., Any] = namespace[head.partition("(")[0]]
-    return function
-
-
 if JIT_DISABLED:
-    _MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
-
-    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with roots as compiled code has them: of the argument's type, and NaN below zero."""
-        replaced = {name: _MATH_OF_NUMPY for name, value in function.__globals__.items() if value is math}
-        return with_names(function, **replaced)
-
+    formula = Backend(np.errstate(over="ignore", invalid="ignore", divide="ignore"), {math: NUMPY_MATH})
 else:
-
-    def scalar_rule(function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function itself."""
-        return function
+    formula = Backend(
+        inner,
+        {
+            storage.bits_of: bits.bits_of,
+            storage.float_of: bits.float_of,
+            storage.from_float16: bits.from_float16,
+            storage.to_float16: bits.to_float16,
+        },
+    )
+"""Compiles a formula for functions that kernels call; uncompiled, it warns of nothing, as compiled code does not."""

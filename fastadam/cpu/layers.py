@@ -9,7 +9,7 @@ import numpy as np
 
 from fastadam.cpu.jit import kernel
 from fastadam.cpu.pointers import address_of
-from fastadam.cpu.vector_math import of_vectors
+from fastadam.cpu.vector_math import vector_formula
 from fastadam.cpu.views import view
 from fastadam.formulas.activations import ACTIVATIONS, identity
 
@@ -18,7 +18,7 @@ from fastadam.formulas.activations import ACTIVATIONS, identity
 def forward_kernel(name: str) -> Callable[..., None]:
     """Z ← f(Z + b); K, unless it has no rows, keeps what the derivative is computed from."""
     activation = ACTIVATIONS[name]
-    value, nothing, by_input = of_vectors(activation.value), of_vectors(identity), activation.by_input
+    value, nothing, by_input = vector_formula(activation.value), vector_formula(identity), activation.by_input
     of_row, of_block = (value, nothing) if activation.piecewise_linear else (nothing, value)
 
     @kernel(variant=name)
@@ -43,7 +43,7 @@ def forward_kernel(name: str) -> Callable[..., None]:
 @functools.cache
 def backward_kernel(name: str) -> Callable[..., None]:
     """D ← D · f'(z), from what the layer kept."""
-    backward = of_vectors(ACTIVATIONS[name].backward)
+    backward = vector_formula(ACTIVATIONS[name].backward)
 
     @kernel(variant=name)
     def differentiate(D, X):

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 
 from fastadam._typing import Array
-from fastadam.cpu.jit import inner, kernel
+from fastadam.cpu.jit import formula, kernel
 from fastadam.cpu.pointers import address_of
 from fastadam.cpu.vector_math import exp
 from fastadam.cpu.views import view
@@ -26,7 +26,7 @@ def loss_kernel(name: str) -> Callable[..., float]:
 
 
 def _elementwise_kernel(name: str) -> Callable[..., float]:
-    term, averaged = inner(LOSSES[name].term), LOSSES[name].averaged  # type: ignore[arg-type]
+    term, averaged = formula(LOSSES[name].term), LOSSES[name].averaged  # type: ignore[arg-type]
 
     @kernel(variant=name)
     def loss(Z, Y, weights, rows, scale, setting):
@@ -45,7 +45,7 @@ def _elementwise_kernel(name: str) -> Callable[..., float]:
 
 
 def _softmax_kernel() -> Callable[..., float]:
-    term = inner(class_log_loss)
+    term = formula(class_log_loss)
 
     @kernel(variant="multinomial")
     def loss(Z, Y, weights, rows, scale, setting):

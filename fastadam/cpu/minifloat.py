@@ -1,39 +1,29 @@
-"""The loop over a state of one byte an element."""
+"""The loop over a state of one byte an element: block by block decoded, updated, and encoded again."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.cpu.element import element_loop
-from fastadam.cpu.jit import inner, unrolled
-from fastadam.cpu.storage import _dither, _largest
+from fastadam.cpu.jit import formula, inner
 from fastadam.cpu.views import stack_array
-from fastadam.formulas import storage as formats
+from fastadam.formulas import storage
+from fastadam.formulas.backend import from_text, repeated
+from fastadam.formulas.rules import Rule
 from fastadam.formulas.step import SEED, StepSpec
 from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
 
+_dither, _largest = formula(storage.dither), formula(storage.largest)
 
-def _loop_over_codes(spec: StepSpec) -> Callable[..., None]:
-    """The loop over a state of one byte: block by block, each decoded, updated by the usual loop, and encoded again.
 
-    `start` must be a multiple of the block's size.
+def loop_over_codes(spec: StepSpec, update_block: Callable[..., None]) -> Callable[..., None]:
+    """Make the loop over elements `start:stop`, where `start` is a multiple of `CODE_BLOCK`.
+
+    `update_block` is the loop of the same step over states in the type computed with.
     """
     states = len(spec.rule.states)
-    update_block, work = element_loop(spec._replace(state="")), stack_array(states * CODE_BLOCK)
-    form = [_POSITIVE if name in spec.rule.positive else _SIGNED for name in spec.rule.states]
-    names: dict[str, Any] = {"CODE_BLOCK": CODE_BLOCK, "SEED": SEED}
-    names |= {f"decode{k}": codec.decode for k, codec in enumerate(form)}
-    names |= {f"encode{k}": codec.encode for k, codec in enumerate(form)}
-    view = "memory[{k} * CODE_BLOCK : {k} * CODE_BLOCK + size], "
-    views = inner(unrolled("views(memory, size)", "return ({})", view, states, **names))
-    code = f"decode{{k}}(rows[{{k}}], rows[{{k}} + {states}][a // CODE_BLOCK], a, values[{{k}}]); "
-    decode = inner(unrolled("decode(rows, a, values)", "{}pass", code, states, **names))
-    code = f"encode{{k}}(rows[{{k}}], rows[{{k}} + {states}], a, values[{{k}}], extra[SEED][{{k}}]); "
-    encode = inner(unrolled("encode(rows, a, values, extra)", "{}pass", code, states, **names))
-    others = [f"rows[{2 * states}][a:b], "] * spec.ema
-    others += [f"rows[{2 * states + spec.ema}][at:to], "] * bool(spec.copy)
-    rest = inner(unrolled("rest(rows, a, b, at, to)", "return ({})", "".join(others), 1))
+    work, block_views, other_rows = stack_array(states * CODE_BLOCK), _block_views(states), _other_rows(spec)
+    decode, encode = _decoding(spec.rule), _encoding(spec.rule)
 
     @inner
     def loop(p, g, rows, start, stop, shift, decay, scalars, extra):
@@ -41,23 +31,58 @@ def _loop_over_codes(spec: StepSpec) -> Callable[..., None]:
         for a in range(start, stop, CODE_BLOCK):
             b = min(a + CODE_BLOCK, stop)
             at, to = a - shift, b - shift
-            values = views(memory, b - a)
+            values = block_views(memory, b - a)
             decode(rows, a, values)
-            update_block(p[at:to], g[at:to], values + rest(rows, a, b, at, to), 0, b - a, 0, decay, scalars, extra)
+            update_block(
+                p[at:to], g[at:to], values + other_rows(rows, a, b, at, to), 0, b - a, 0, decay, scalars, extra
+            )
             encode(rows, a, values, extra)
 
     return loop
 
 
+def _block_views(states: int) -> Callable[..., Any]:
+    """Make the function that views working memory as a block of each state."""
+    view = f"memory[{{k}} * {CODE_BLOCK} : {{k}} * {CODE_BLOCK} + size], "
+    return inner(from_text("views(memory, size)", f"return ({repeated(view, states)})"))  # type: ignore[no-any-return]
+
+
+def _other_rows(spec: StepSpec) -> Callable[..., Any]:
+    """Make the function that views the rows after codes and scales: the average, and the copy."""
+    first = 2 * len(spec.rule.states)
+    average, copy = f"rows[{first}][a:b], " * spec.ema, f"rows[{first + spec.ema}][at:to], " * bool(spec.copy)
+    return inner(from_text("rest(rows, a, b, at, to)", f"return ({average}{copy})"))  # type: ignore[no-any-return]
+
+
+def _decoding(rule: Rule) -> Callable[..., None]:
+    """Make the function that decodes a block of each state, the one from element `a` on."""
+    states, codecs = len(rule.states), _codecs_of(rule)
+    names = {f"decode{k}": codec.decode for k, codec in enumerate(codecs)}
+    lines = [f"decode{k}(rows[{k}], rows[{states + k}][a // {CODE_BLOCK}], a, values[{k}])" for k in range(states)]
+    return inner(from_text("decode(rows, a, values)", *lines, "pass", **names))  # type: ignore[no-any-return]
+
+
+def _encoding(rule: Rule) -> Callable[..., None]:
+    """Make the function that encodes a block of each state."""
+    states, codecs = len(rule.states), _codecs_of(rule)
+    names: dict[str, Any] = {f"encode{k}": codec.encode for k, codec in enumerate(codecs)} | {"SEED": SEED}
+    lines = [f"encode{k}(rows[{k}], rows[{states + k}], a, values[{k}], extra[SEED][{k}])" for k in range(states)]
+    return inner(from_text("encode(rows, a, values, extra)", *lines, "pass", **names))  # type: ignore[no-any-return]
+
+
 class _Codec(NamedTuple):
-    """What decodes a block of codes, and what encodes it."""
+    """How a block of a state is decoded and encoded."""
 
     decode: Callable[..., None]
     encode: Callable[..., None]
 
 
+def _codecs_of(rule: Rule) -> list[_Codec]:
+    return [_POSITIVE if name in rule.positive else _SIGNED for name in rule.states]
+
+
 def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
-    value_of, code_of = inner(value_of), inner(code_of)
+    value_of, code_of = formula(value_of), formula(code_of)
 
     @inner
     def decode(codes, scale, a, values):
@@ -75,7 +100,5 @@ def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
     return _Codec(decode, encode)
 
 
-_SIGNED, _POSITIVE = (
-    _codec(formats.signed_value, formats.signed_code),
-    _codec(formats.positive_value, formats.positive_code),
-)
+_SIGNED = _codec(storage.signed_value, storage.signed_code)
+_POSITIVE = _codec(storage.positive_value, storage.positive_code)

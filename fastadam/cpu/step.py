@@ -16,25 +16,28 @@ from numpy.typing import DTypeLike
 
 from fastadam.cpu.element import element_loop, step_scalars
 from fastadam.cpu.gradients import SUM_BLOCK, gradient_sum
-from fastadam.cpu.jit import inner, kernel, unrolled
-from fastadam.cpu.storage import _seed_of
+from fastadam.cpu.jit import formula, inner, kernel
 from fastadam.cpu.threads import BLOCK
-from fastadam.cpu.views import _like, _stored_as, array_at, cast_like, stack_array, taker
+from fastadam.cpu.views import array_at, cast_like, empty_of, empty_stored, stack_array, taker
+from fastadam.formulas import storage
+from fastadam.formulas.backend import from_text, repeated
 from fastadam.formulas.step import ACTIVE, COPY_AT, DECAY, EXTRA, G_AT, GROUP, OFFSET, P_AT, SEED, SIZE, StepSpec
+
+_seed_of = formula(storage.seed_of)
 
 
 @functools.cache
 def row_reader(spec: StepSpec, dtype: DTypeLike) -> Callable[..., Any]:
     """What makes arrays of the rows of the state, from their addresses."""
     rule, parts = spec.rule, []
-    whole = {"": _like(dtype), "bfloat16": _like(np.uint16), "uint8": _like(np.uint8)}[spec.state]
+    whole = {"": empty_of(dtype), "bfloat16": empty_of(np.uint16), "uint8": empty_of(np.uint8)}[spec.state]
     kinds: list[Any] = [whole for _ in rule.states]
     if spec.state == "uint8":
-        kinds += [_like(np.float32)] * len(rule.states)
-    kinds += [_like(dtype)] * spec.ema
-    parts = [f"array_at(rows_at[{k}], size, like{k}), " for k in range(len(kinds))]
+        kinds += [empty_of(np.float32)] * len(rule.states)
+    kinds += [empty_of(dtype)] * spec.ema
+    parts = [f"array_at(state_addresses[{k}], size, like{k}), " for k in range(len(kinds))]
     likes = {f"like{k}": like for k, like in enumerate(kinds)}
-    return inner(unrolled("rows(rows_at, size)", "return ({})", "".join(parts), 1, array_at=array_at, **likes))
+    return inner(from_text("rows(state_addresses, size)", f"return ({''.join(parts)})", array_at=array_at, **likes))
 
 
 @functools.cache
@@ -45,7 +48,7 @@ def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
     hyper-parameters for each group.
     """
     apply, read_rows, scalars_of = _application(spec, dtype), row_reader(spec, dtype), step_scalars(spec.rule)
-    extra_of, like = _extra(spec), _like(dtype)
+    extra_of, like = _extra(spec), empty_of(dtype)
 
     @inner
     def blocks(segments, state_addresses, settings, t, start, stop):
@@ -74,7 +77,7 @@ def _application(spec: StepSpec, dtype: str) -> Callable[..., None]:
     if spec.sums:
         return _application_to_sums(spec, dtype)
     loop, with_copy = element_loop(spec), _copy_reader(spec)
-    like, like_g = _like(dtype), _stored_as(dtype, spec.grad)
+    like, like_g = empty_of(dtype), empty_stored(dtype, spec.grad)
 
     @inner
     def apply(segments, k, rows, start, stop, decay, scalars, extra):
@@ -89,8 +92,8 @@ def _application(spec: StepSpec, dtype: str) -> Callable[..., None]:
 def _application_to_sums(spec: StepSpec, dtype: str) -> Callable[..., None]:
     """The same where there are several rows of gradients: they are summed piece by piece, in cache."""
     loop, with_copy = element_loop(spec._replace(zero_grad=False, grad="")), _copy_reader(spec)
-    sum_rows, work, like = gradient_sum(dtype, spec.grad), stack_array(SUM_BLOCK), _like(dtype)
-    like_g, zero_grad, itemsize = _stored_as(dtype, spec.grad), spec.zero_grad, np.dtype(dtype).itemsize
+    sum_rows, work, like = gradient_sum(dtype, spec.grad), stack_array(SUM_BLOCK), empty_of(dtype)
+    like_g, zero_grad, itemsize = empty_stored(dtype, spec.grad), spec.zero_grad, np.dtype(dtype).itemsize
 
     @inner
     def apply(segments, k, rows, start, stop, decay, scalars, extra):
@@ -112,7 +115,7 @@ def _copy_reader(spec: StepSpec) -> Callable[..., Any]:
     """What joins the copy of a segment to the rows, if there is one."""
     if not spec.copy:
         return inner(lambda rows, at, size: rows)
-    like = _like(np.uint16)
+    like = empty_of(np.uint16)
     return inner(lambda rows, at, size: rows + (array_at(at, size, like),))  # noqa: RUF005 a tuple of unlike types
 
 
@@ -141,7 +144,6 @@ def step_kernel(spec: StepSpec, dtype: str, parallel: bool) -> Callable[..., Non
 def _extra(spec: StepSpec) -> Callable[..., Any]:
     """What reads the extra scalars, and adds a seed for each state that is dithered."""
     take = taker(0, SEED)
-    seed = "_seed_of(t, {k}), "
     count = len(spec.rule.states) if spec.state else 0
-    seeds = inner(unrolled("seeds(t)", "return ({})", seed, count, _seed_of=_seed_of))
+    seeds = inner(from_text("seeds(t)", f"return ({repeated('seed_of(t, {k}), ', count)})", seed_of=_seed_of))
     return inner(lambda like, settings, t: cast_like(like, take(settings[EXTRA])) + (seeds(t),))  # noqa: RUF005 unlike types

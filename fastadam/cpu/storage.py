@@ -1,15 +1,12 @@
-"""Storage in fewer bytes, compiled for the CPU."""
+"""Storage in two bytes, compiled for the CPU."""
 
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fastadam.cpu.jit import JIT_DISABLED, inner
-from fastadam.formulas import storage as formats
+from fastadam.cpu.jit import formula
+from fastadam.formulas import storage
 
 
 def bfloat16_bits(values: NDArray[Any]) -> NDArray[Any]:
@@ -23,58 +20,12 @@ def bfloat16_values(array: NDArray[Any]) -> NDArray[Any]:
     return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
-_dither, _seed_of = inner(formats.dither), inner(formats.seed_of)
+DECODERS = {
+    "": formula(lambda x: x),
+    "float16": formula(storage.from_float16),
+    "bfloat16": formula(storage.from_bfloat16),
+}
+"""What gives the value, in the type computed with, of a number in a form of storage."""
 
-_largest, _dithered_bfloat16 = inner(formats.largest), inner(formats.dithered_bfloat16)
-
-_from_bfloat16 = inner(formats.from_bfloat16)
-
-_DECODERS = {"": inner(lambda x: x), "float16": formats.from_float16, "bfloat16": _from_bfloat16}
-
-_ENCODERS = {"": None, "float16": formats.to_float16, "bfloat16": inner(formats.to_bfloat16)}
-
-if JIT_DISABLED:
-
-    def bits_of(x):
-        """The bits of a float32, as an integer."""
-        return int(np.float32(x).view(np.uint32))
-
-    def float_of(bits):
-        """The float32 with these bits."""
-        return np.uint32(bits).view(np.float32)
-
-    def from_float16(bits):
-        """The value of a float16, in float32."""
-        return np.float32(np.uint16(bits).view(np.float16))
-
-    def to_float16(x):
-        """The bits of the nearest float16."""
-        with np.errstate(over="ignore"):
-            return np.float16(x).view(np.uint16)
-
-else:
-
-    def _bitwise(argument: Any, result: Any, build: Any) -> Any:
-        """An intrinsic of one argument that is a few instructions."""
-
-        def typed(typingctx, x):
-            def codegen(context, builder, signature, arguments):
-                value = context.cast(builder, arguments[0], signature.args[0], argument)
-                return build(builder, value, context.get_value_type(result))
-
-            return result(argument), codegen
-
-        return intrinsic(typed)
-
-    bits_of = _bitwise(types.float32, types.uint32, lambda builder, x, kind: builder.bitcast(x, kind))
-    float_of = _bitwise(types.uint32, types.float32, lambda builder, x, kind: builder.bitcast(x, kind))
-    from_float16 = _bitwise(
-        types.uint16,
-        types.float32,
-        lambda builder, x, kind: builder.fpext(builder.bitcast(x, ir.HalfType()), kind),
-    )
-    to_float16 = _bitwise(
-        types.float32,
-        types.uint16,
-        lambda builder, x, kind: builder.bitcast(builder.fptrunc(x, ir.HalfType()), kind),
-    )
+ENCODERS = {"": None, "float16": formula(storage.to_float16), "bfloat16": formula(storage.to_bfloat16)}
+"""What gives the bits of the nearest number in a form of storage."""

@@ -186,12 +186,12 @@ class _Cores:
         self._gangs: list[Team] = []
         self._left_at = math.inf
 
-    def enter(self, team: "Gang") -> None:
+    def enter(self, team: "Team") -> None:
         with self._lock:
             self._gangs.append(team)
             self._share_out()
 
-    def leave(self, team: "Gang") -> None:
+    def leave(self, team: "Team") -> None:
         with self._lock:
             if team in self._gangs:  # not in a child that was forked in the middle of a fit
                 self._gangs.remove(team)

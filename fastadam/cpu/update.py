@@ -100,7 +100,7 @@ def sum_kernel(coupled: bool) -> Callable[..., None]:
 def carry_kernel(rule: Rule) -> Callable[..., None]:
     """Change the last hyper-parameter as a step does."""
     assert rule.carry is not None
-    carried, take, last = inner(rule.carry), taker(HYPER, len(rule.hyper)), HYPER + len(rule.hyper) - 1
+    carried, take, last = formula(rule.carry), taker(HYPER, len(rule.hyper)), HYPER + len(rule.hyper) - 1
 
     @kernel(variant=rule.name, cached=rule.cached)
     def carry(group, t):

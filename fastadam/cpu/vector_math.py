@@ -1,6 +1,6 @@
 """erfc, exp, expm1, log1p and tanh as a few dozen operations without a branch, of which compilers make vector code.
 
-A loop that calls the C library is no vector loop, since the library takes one number a call. What `of_vectors` returns
+A loop that calls the C library is no vector loop, since the library takes one number a call. What `vector_formula` compiles
 has the functions of this module in place of `math`'s, for float32 and float64, each computed in its own type. They give
 the same bits on every processor, since no operation is fused with another. The largest errors found, in units in the
 last place: 1.1 for exp, 2.2 for expm1, 2.0 for log1p, 2.6 for tanh, 8 for erfc. As with `math`'s, NaN stays NaN and
@@ -26,9 +26,10 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from fastadam.cpu.jit import JIT_DISABLED, inner, of_either_type, unrolled, with_names
+from fastadam.cpu.jit import JIT_DISABLED, inner, of_either_type
+from fastadam.formulas.backend import Backend, from_text
 
-__all__ = ["erfc", "exp", "expm1", "log1p", "of_vectors", "pi", "sqrt", "tanh"]
+__all__ = ["erfc", "exp", "expm1", "log1p", "pi", "sqrt", "tanh", "vector_formula"]
 
 _LN2_HIGH, _LN2_LOW = 22713 / 32768, 1.42860682030941723212e-6
 """log 2 in two parts; the first has 15 bits, so that its product with n is exact, in float32 too."""
@@ -116,7 +117,7 @@ def _polynomial(t: Any, coefficients: Sequence[float]) -> Any:
     while len(terms) > 1:
         pairs = [f"({low} + {power} * {high})" for low, high in zip(terms[::2], terms[1::2], strict=False)]
         terms, power = pairs + terms[2 * len(pairs) :], f"({power} * {power})"
-    return _inlined(unrolled("polynomial(x)", f"return {terms[0]}", "", 0, c=tuple(map(t, coefficients))))
+    return _inlined(from_text("polynomial(x)", f"return {terms[0]}", c=tuple(map(t, coefficients))))
 
 
 def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
@@ -196,6 +197,5 @@ log1p = of_either_type(_SINGLE.log1p, _DOUBLE.log1p)
 tanh = of_either_type(_SINGLE.tanh, _DOUBLE.tanh)
 
 
-def of_vectors(function: Callable[..., Any]) -> Any:
-    """A function of scalars for a loop of vectors: compiled, with the functions of this module in place of `math`'s."""
-    return _inlined(with_names(function, math=sys.modules[__name__]))
+vector_formula = Backend(_inlined, {math: sys.modules[__name__]})
+"""Compiles a formula for a loop of vectors, with the functions of this module in place of `math`'s."""

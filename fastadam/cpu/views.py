@@ -14,14 +14,14 @@ from fastadam.cpu.jit import JIT_DISABLED, inner
 from fastadam.cpu.memory import ALIGNMENT, array_in_memory
 
 
-def _like(dtype: DTypeLike) -> Array:
+def empty_of(dtype: DTypeLike) -> Array:
     """An array of no elements: it tells `array_at` the type of what lies at an address."""
     return np.empty(0, dtype)
 
 
-def _stored_as(dtype: DTypeLike, form: str) -> Array:
+def empty_stored(dtype: DTypeLike, form: str) -> Array:
     """The same for numbers in a form of storage."""
-    return _like(np.uint16 if form else dtype)
+    return empty_of(np.uint16 if form else dtype)
 
 
 def taker(first: int, count: int) -> Any:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.cuda.jit import SIMULATED, THREADS, VECTOR_BYTES, WORD, device, memory, scalar_rule, written
+from fastadam.cuda.jit import SIMULATED, THREADS, VECTOR_BYTES, WORD, device, formula, memory
 from fastadam.cuda.storage import POSITIVE, SIGNED, Codec, dithered_store, each, row, seed_of
 from fastadam.formulas import rules
+from fastadam.formulas.backend import from_text
 from fastadam.formulas.step import EMA, StepSpec, preparation
 from fastadam.formulas.storage import CODE_BLOCK
 
@@ -152,8 +153,8 @@ def segment_of(segments, count, chunk):
 def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
     """What a step does to an element: returns the parameter and its state, from these and a group's numbers."""
     spec = form.spec
-    states, prepare, update = len(spec.rule.states), preparation(spec, device), scalar_rule(spec.rule.update)
-    average = device(rules.ema)
+    states, prepare, update = len(spec.rule.states), preparation(spec, formula), formula(spec.rule.update)
+    average = formula(rules.ema)
 
     if not spec.rule.states:
 
@@ -183,7 +184,7 @@ def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
 
 # --- the gradient, of one row or summed over several ----------------------------------------------------------------
 
-_HEAD = "def function(gradients, rows, count, k, i):\n"
+_HEAD = "gradient(gradients, rows, count, k, i)"
 
 _OF_ROW = f"word(gradients + {WORD} * (row * count + k)) + i * itemsize"
 
@@ -195,11 +196,12 @@ def gradient_loader(dtype: str, sums: bool, lanes: int) -> Callable[..., Any]:
     `gradients` has the address of each segment, in each row. Rows are summed in the type that is computed with.
     """
     access = row(dtype, lanes)
-    text = f"{_HEAD}    row = 0\n    g = load({_OF_ROW})\n"
+    lines = ["row = 0", f"g = load({_OF_ROW})"]
     if sums:
         total = each(lanes, "g[{lane}] + x[{lane}]")
-        text += f"    for row in range(1, rows):\n        x = load({_OF_ROW})\n        g = {total}\n"
-    return written(text + "    return g\n", word=_word, load=access.load, itemsize=access.itemsize)
+        lines += ["for row in range(1, rows):", f"    x = load({_OF_ROW})", f"    g = {total}"]
+    names = {"word": _word, "load": access.load, "itemsize": access.itemsize}
+    return device(from_text(_HEAD, *lines, "return g", **names))  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -207,9 +209,10 @@ def gradient_zeroing(dtype: str, sums: bool, lanes: int) -> Callable[..., None]:
     """What leaves zeros in every row of it."""
     kind = "uint16" if row(dtype, lanes).itemsize == 2 else dtype
     access, rows = row(kind, lanes), "rows" if sums else "1"
-    text = f"{_HEAD}    for row in range({rows}):\n        store({_OF_ROW}, zeros)\n"
-    zeros = (np.dtype(kind).type(0),) * lanes
-    return written(text, word=_word, store=access.store, itemsize=access.itemsize, zeros=zeros)
+    names = {"word": _word, "store": access.store, "itemsize": access.itemsize}
+    names |= {"zeros": (np.dtype(kind).type(0),) * lanes}
+    lines = (f"for row in range({rows}):", f"    store({_OF_ROW}, zeros)")
+    return device(from_text(_HEAD, *lines, **names))  # type: ignore[no-any-return]
 
 
 @functools.cache
@@ -344,5 +347,5 @@ class Text:
 def part_of_chunk(form: Pass, *, whole: bool) -> Callable[..., None]:
     """What a thread does with its vectors of a whole chunk, or with one element."""
     text = Text(form, whole=whole)
-    lines = [f"def function({Text.ARGUMENTS}):", *text.loads(), *text.arithmetic(), *text.stores()]
-    return written("\n    ".join(lines) + "\n", **text.names)
+    lines = [*text.loads(), *text.arithmetic(), *text.stores()]
+    return device(from_text(f"part({Text.ARGUMENTS})", *lines, **text.names))  # type: ignore[no-any-return]

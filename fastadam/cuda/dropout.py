@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadam.cuda.jit import WORD, device, memory
+from fastadam.cuda.jit import WORD, device, formula, memory
 from fastadam.formulas.dropout import limit_of, mask_by
 
 SEED, LIMIT, FACTOR, ORDER_AT, POSITION_AT, STEPS_AT = range(6)
@@ -28,7 +28,7 @@ def mask_table(
 @functools.cache
 def dropping(dtype: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """What reads the table, once a thread; and what drops an element of a row of the batch, or scales it up."""
-    of_step, of_row, is_off = mask_by(device)
+    of_step, of_row, is_off = mask_by(formula)
     load, word, read, zero = memory(dtype).load, memory("int64").load, memory("float64").load, np.dtype(dtype).type(0)
 
     @device

@@ -8,13 +8,14 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable
-from types import FunctionType, SimpleNamespace
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.cpu.jit import with_names
 from fastadam.cpu.memory import array_in_memory
+from fastadam.formulas import storage
+from fastadam.formulas.backend import NUMPY_MATH, Backend
 
 INSTALL = "install the extra: pip install 'fastadam[cuda]'"
 
@@ -74,26 +75,6 @@ def in_module(function: Any, namespace: dict[str, Any]) -> Any:
     return FunctionType(function.__code__, namespace) if SIMULATED else function
 
 
-def written(source: str, **names: Any) -> Any:
-    """The compiled function of a source text: for what is done to each of several values, one by one."""
-    namespace = {"__name__": __name__, **names}
-    exec(source, namespace)
-    return device(namespace["function"])
-
-
-def scalar_rule(function: Any) -> Any:
-    """A rule, compiled, with what it calls as compiled on the CPU.
-
-    CUDA's own extrema drop NaN, where Python's keep their first argument; and under the simulator the root of a float32
-    would be a float64, and that of a negative number an error.
-    """
-    replaced = {"math": _MATH_OF_NUMPY} if SIMULATED and "math" in function.__globals__ else _EXTREMA
-    return device(with_names(function, **replaced))
-
-
-_MATH_OF_NUMPY = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
-
-
 @device
 def maximum(a, b):
     """Python's `max`: the first argument, if the second is not larger, as NaN never is."""
@@ -104,9 +85,6 @@ def maximum(a, b):
 def minimum(a, b):
     """Python's `min`, likewise."""
     return b if b < a else a
-
-
-_EXTREMA = {"max": maximum, "min": minimum}
 
 
 class Memory(NamedTuple):
@@ -162,22 +140,7 @@ if SIMULATED:
         """The values, a tuple of numbers, in the type of the elements of `like`."""
         return tuple(like.dtype.type(value) for value in values)
 
-    def bits_of(x):
-        """The bits of a float32."""
-        return np.float32(x).view(np.uint32)
-
-    def float_of(bits):
-        """The float32 with these bits."""
-        return np.uint32(bits).view(np.float32)
-
-    def to_float16(x):
-        """The bits of the nearest float16."""
-        with np.errstate(over="ignore"):
-            return np.float16(x).view(np.uint16)
-
-    def from_float16(bits):
-        """The value of a float16, in float32."""
-        return np.float32(np.uint16(bits).view(np.float16))
+    bits_of, float_of = storage.bits_of, storage.float_of
 
     def warp_maximum(x):
         """The largest of a warp's uint32s, each less than 2**31."""
@@ -233,8 +196,8 @@ else:
         @intrinsic
         def store(typingctx, address, value):
             def codegen(context, builder, signature, arguments):
-                cast_like = context.cast(builder, arguments[1], signature.args[1], kind)
-                builder.store(cast_like, _pointer(builder, arguments[0], context.get_value_type(kind)))
+                cast = context.cast(builder, arguments[1], signature.args[1], kind)
+                builder.store(cast, _pointer(builder, arguments[0], context.get_value_type(kind)))
                 return context.get_dummy_value()
 
             return types.void(types.int64, value), codegen
@@ -298,12 +261,12 @@ else:
 
     bits_of = _bitwise(types.float32, types.uint32, lambda builder, x, kind: builder.bitcast(x, kind))
     float_of = _bitwise(types.uint32, types.float32, lambda builder, x, kind: builder.bitcast(x, kind))
-    to_float16 = _bitwise(
+    _to_float16 = _bitwise(
         types.float32,
         types.uint16,
         lambda builder, x, kind: builder.bitcast(builder.fptrunc(x, ir.HalfType()), kind),
     )
-    from_float16 = _bitwise(
+    _from_float16 = _bitwise(
         types.uint16,
         types.float32,
         lambda builder, x, kind: builder.fpext(builder.bitcast(x, ir.HalfType()), kind),
@@ -320,3 +283,21 @@ else:
         most = max(most, cuda.shfl_xor_sync(_ALL, most, 4))
         most = max(most, cuda.shfl_xor_sync(_ALL, most, 2))
         return np.uint32(max(most, cuda.shfl_xor_sync(_ALL, most, 1)))
+
+
+_PRIMITIVES: dict[Any, Any] = {max: maximum, min: minimum}
+"""CUDA's own extrema drop NaN, where Python's keep their first argument."""
+if SIMULATED:
+    _PRIMITIVES[math] = NUMPY_MATH
+else:
+    _PRIMITIVES |= {storage.bits_of: bits_of, storage.float_of: float_of}
+    _PRIMITIVES |= {storage.from_float16: _from_float16, storage.to_float16: _to_float16}
+
+
+def _as_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a formula; in the simulator, let it warn of nothing, as compiled code does not."""
+    return np.errstate(over="ignore", invalid="ignore", divide="ignore")(function) if SIMULATED else device(function)
+
+
+formula = Backend(_as_compiled, _PRIMITIVES)
+"""Compiles a formula for functions that kernels call."""

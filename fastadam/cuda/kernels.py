@@ -33,8 +33,9 @@ array([-0.336, -0.336], dtype=float32)
 from collections.abc import Callable
 from typing import Any
 
-from fastadam.cuda.jit import cast_like, device, scalar_rule, written
+from fastadam.cuda.jit import cast_like, device, formula
 from fastadam.formulas import rules
+from fastadam.formulas.backend import from_text
 
 _DOC = """{purpose}
 
@@ -46,20 +47,12 @@ def _functions_of(rule: rules.Rule) -> tuple[Callable[..., Any], Callable[..., A
     """The two functions of a rule, with its own argument names."""
     summary = (rule.update.__doc__ or "").strip().split("\n\n")[0]
     states, hyper = [f"{name}_" for name in rule.states], ", ".join(rule.hyper)
-    scalars = written(
-        f"def function(p, t, {hyper}):\n    return rounded(p, compute(t, {hyper}))\n",
-        cast_like=cast_like,
-        compute=device(rule.scalars),
-    )
+    compute = {"cast_like": cast_like, "compute": formula(rule.scalars)}
+    scalars = device(from_text(f"scalars(p, t, {hyper})", f"return cast_like(p, compute(t, {hyper}))", **compute))
     loads, arguments = "".join(f"{name}[i], " for name in states), "".join(f"{name}, " for name in states)
-    stores = "".join(f"    {name}[i] = new[{k}]\n" for k, name in enumerate(states, start=1))
-    first = "new[0]" if states else "new"
-    update = written(
-        f"def function(i, p, g, {arguments}scalars):\n"
-        f"    new = update(p[i], g[i], *(({loads}) + scalars))\n"
-        f"    p[i] = {first}\n{stores}",
-        update=scalar_rule(rule.update),
-    )
+    lines = [f"new = apply(p[i], g[i], *(({loads}) + scalars))", f"p[i] = {'new[0]' if states else 'new'}"]
+    lines += [f"{name}[i] = new[{k}]" for k, name in enumerate(states, start=1)]
+    update = device(from_text(f"update(i, p, g, {arguments}scalars)", *lines, apply=formula(rule.update)))
     for function, purpose in ((scalars, "What a step takes."), (update, "One step of one element.")):
         function.__doc__ = _DOC.format(purpose=purpose, summary=summary)
     return scalars, update

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastadam.cuda.chunk import FIRST, P_AT, SIZE, entry, segment_of
 from fastadam.cuda.dropout import dropping
-from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, in_module, kernel, memory, scalar_rule
+from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, formula, in_module, kernel, memory
 from fastadam.cuda.step import IDLE, SHARED, sum_shared
 from fastadam.formulas.activations import ACTIVATIONS
 
@@ -114,7 +114,7 @@ def activate_kernel(name: str, dtype: str, drops: bool = False) -> Any:
     With `drops`, some units of this layer are then set to 0, and the others are scaled up: `mask` is the table that
     says which, see `dropout.py`.
     """
-    value, by_input, t = scalar_rule(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input, np.dtype(dtype).type
+    value, by_input, t = formula(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input, np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
     opened, dropped = dropping(dtype)
 
@@ -142,7 +142,7 @@ def backward_kernel(name: str, dtype: str, drops: bool = False) -> Any:
     A block takes `TILE` columns, and sums each in `LANES` parts. With `drops`, nothing comes back through the units
     that were off, and what comes back through the others is scaled up as they were.
     """
-    backward, t = scalar_rule(ACTIVATIONS[name].backward), np.dtype(dtype).type
+    backward, t = formula(ACTIVATIONS[name].backward), np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
     opened, dropped = dropping(dtype)
 

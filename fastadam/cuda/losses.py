@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.cuda.jit import THREADS, WORD, cuda, device, in_module, kernel, memory, scalar_rule
+from fastadam.cuda.jit import THREADS, WORD, cuda, device, formula, in_module, kernel, memory
 from fastadam.cuda.layers import WEIGHT
 from fastadam.cuda.step import SHARED, sum_shared
 from fastadam.formulas.losses import LOSSES, class_log_loss
@@ -36,7 +36,7 @@ def loss_tasks(name: str, rows: int, columns: int) -> int:
 
 @functools.cache
 def _elementwise_kernel(name: str, dtype: str) -> Any:
-    term, t = scalar_rule(LOSSES[name].term), np.dtype(dtype).type
+    term, t = formula(LOSSES[name].term), np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
     read, write = memory("float64").load, memory("float64").store
 
@@ -69,7 +69,7 @@ def lanes_of(columns):
     return lanes
 
 
-_lanes_of, _exp = device(lanes_of), scalar_rule(lambda x: math.exp(x))
+_lanes_of, _exp = device(lanes_of), formula(lambda x: math.exp(x))
 
 
 @functools.cache
@@ -79,7 +79,7 @@ def _softmax_kernel(dtype: str) -> Any:
     The sum over the classes is made lane by lane, and then of the lanes in pairs, where the host goes from left to
     right.
     """
-    term, t = scalar_rule(class_log_loss), np.dtype(dtype).type
+    term, t = formula(class_log_loss), np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
     read, write, lowest = memory("float64").load, memory("float64").store, t(-np.inf)
     greatest_of, sum_of = _joined(_greater), _joined(_sum)

@@ -41,9 +41,9 @@ from fastadam.cuda.jit import (
     maximum,
     memory,
     warp_maximum,
-    written,
 )
 from fastadam.cuda.storage import dither, each, row
+from fastadam.formulas.backend import from_text
 from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
 
 _LEAST, _ONE, _MAGNITUDE = np.float32(SMALLEST_SCALE), np.float32(1), np.uint32(0x7FFFFFFF)
@@ -115,8 +115,7 @@ class _Codes(Text):
 
     def compiled(self, *lines: str, **names: Any) -> Any:
         """The function of these lines."""
-        head = f"def function({self.ARGUMENTS}, within, most):"
-        return written("\n    ".join([head, *lines]) + "\n", **self.names, **names)
+        return device(from_text(f"part({self.ARGUMENTS}, within, most)", *lines, **self.names, **names))
 
 
 @functools.cache

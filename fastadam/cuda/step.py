@@ -35,10 +35,10 @@ from fastadam.cuda.chunk import (
     segment_of,
 )
 from fastadam.cuda.chunk import T as T
-from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, kernel, loader, memory, written
-from fastadam.cuda.jit import WORD as WORD
+from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, formula, kernel, loader, memory
 from fastadam.cuda.storage import row
 from fastadam.formulas import rules
+from fastadam.formulas.backend import from_text
 from fastadam.formulas.step import HYPER
 
 # The settings, in float64: a row of what is not a group's, then a row a group as `Optimizer._row` makes it.
@@ -116,8 +116,8 @@ def norm_kernel(dtype: str, gradient: str, sums: bool, chunk_elements: int) -> A
 
     loads = [f"g{u} = load(gradients, rows, count, k, i + {u * THREADS * lanes})" for u in parts]
     additions = [f"total, large = add(g{u}[{lane}], total, large)" for u in parts for lane in range(lanes)]
-    head = "def function(gradients, rows, count, k, i, total, large):"
-    add_part = written("\n    ".join([head, *loads, *additions, "return total, large\n"]), load=load, add=add)
+    lines = (*loads, *additions, "return total, large")
+    add_part = device(from_text("part(gradients, rows, count, k, i, total, large)", *lines, load=load, add=add))
 
     @kernel
     def measure(segments, count, gradients, rows, per_task, sums_at):
@@ -188,7 +188,7 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
     `carried` has a float64 for each group: the last hyper-parameter, of a rule that changes it.
     """
     last = len(rule.hyper) - (rule.carry is not None)
-    take, compute, carry = loader("float64", last), device(rule.scalars), rule.carry and device(rule.carry)
+    take, compute, carry = loader("float64", last), formula(rule.scalars), rule.carry and formula(rule.carry)
     load, store = memory("float64").load, memory("float64").store
     word, store_word = memory("int64").load, memory("int64").store
     store_all, itemsize, row_size = memory(dtype).store_all, memory(dtype).itemsize, SCALARS + scalars_of(rule)

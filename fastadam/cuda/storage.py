@@ -1,33 +1,14 @@
-"""Numbers in fewer bytes: the formats of `fastadam.formulas.storage` compiled for CUDA, and rows of such numbers in memory.
-
-The functions are those of the host, code object by code object; only what they take a float's bits with is another.
-"""
+"""Storage in fewer bytes, compiled for CUDA, and rows of such numbers in memory."""
 
 import functools
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any, NamedTuple
 
-from fastadam.cuda.jit import bits_of, device, float_of, from_float16, loader, maximum, memory, to_float16, written
-from fastadam.formulas import storage as formats
+from fastadam.cuda.jit import device, formula, loader, memory
+from fastadam.formulas import storage
+from fastadam.formulas.backend import from_text
 
-
-def _compiled(function: Any, **names: Any) -> Any:
-    """A function of `fastadam.formulas.storage`, with the names in it that mean something else here."""
-    function = getattr(function, "__wrapped__", function)  # on the host it may be one that ignores NumPy's warnings
-    own = function.__globals__ | {"_bits_of": bits_of, "_float_of": float_of, "max": maximum} | names
-    return device(FunctionType(function.__code__, own, function.__name__))
-
-
-dither, seed_of = _compiled(formats.dither), _compiled(formats.seed_of)
-
-_safe_bits, _uniform = _compiled(formats.nan_safe_bits), _compiled(formats.uniform)
-
-from_bfloat16 = _compiled(formats.from_bfloat16)
-
-to_bfloat16 = _compiled(formats.to_bfloat16, _safe_bits=_safe_bits)
-
-dithered_bfloat16 = _compiled(formats.dithered_bfloat16, _safe_bits=_safe_bits)
+dither, seed_of = formula(storage.dither), formula(storage.seed_of)
 
 
 class Codec(NamedTuple):
@@ -37,13 +18,11 @@ class Codec(NamedTuple):
     encode: Callable[..., Any]
 
 
-SIGNED = Codec(_compiled(formats.signed_value), _compiled(formats.signed_code, _uniform=_uniform))
+SIGNED = Codec(formula(storage.signed_value), formula(storage.signed_code))
+POSITIVE = Codec(formula(storage.positive_value), formula(storage.positive_code))
 
-POSITIVE = Codec(_compiled(formats.positive_value), _compiled(formats.positive_code))
-
-_DECODERS = {"float16": from_float16, "bfloat16": from_bfloat16}
-
-_ENCODERS = {"float16": to_float16, "bfloat16": to_bfloat16}
+_DECODERS = {"float16": formula(storage.from_float16), "bfloat16": formula(storage.from_bfloat16)}
+_ENCODERS = {"float16": formula(storage.to_float16), "bfloat16": formula(storage.to_bfloat16)}
 
 
 class Row(NamedTuple):
@@ -66,12 +45,13 @@ def row(dtype: str, lanes: int) -> Row:
     """A row of numbers of a type, "bfloat16" among them: one by one, or in whole vectors of `memory(dtype).lanes`."""
     if dtype in _DECODERS:
         bits = row("uint16", lanes)
-        load = f"def function(address):\n    bits = load(address)\n    return {each(lanes, 'decode(bits[{lane}])')}\n"
-        store = f"def function(address, values):\n    store(address, {each(lanes, 'encode(values[{lane}])')})\n"
+        decoded, encoded = each(lanes, "decode(bits[{lane}])"), each(lanes, "encode(values[{lane}])")
+        read = ("load(address)", "bits = load_bits(address)", f"return {decoded}")
+        write = ("store(address, values)", f"store_bits(address, {encoded})")
         return Row(
             bits.itemsize,
-            written(load, load=bits.load, decode=_DECODERS[dtype]),
-            written(store, store=bits.store, encode=_ENCODERS[dtype]),
+            device(from_text(*read, load_bits=bits.load, decode=_DECODERS[dtype])),
+            device(from_text(*write, store_bits=bits.store, encode=_ENCODERS[dtype])),
         )
     one = memory(dtype)
     if lanes == 1:
@@ -82,8 +62,7 @@ def row(dtype: str, lanes: int) -> Row:
 @functools.cache
 def dithered_store(lanes: int) -> Callable[..., None]:
     """What stores neighbours as bfloat16, dithered: `store(address, values, index of the first, seed)`."""
-    rounded = each(lanes, "encode(values[{lane}], dither({lane}, first))")
-    text = (
-        f"def function(address, values, index, seed):\n    first = dither(index, seed)\n    store(address, {rounded})\n"
-    )
-    return written(text, store=row("uint16", lanes).store, encode=dithered_bfloat16, dither=dither)
+    encoded = each(lanes, "encode(values[{lane}], dither({lane}, first))")
+    lines = ("first = dither(index, seed)", f"store_bits(address, {encoded})")
+    names = {"store_bits": row("uint16", lanes).store, "encode": formula(storage.dithered_bfloat16), "dither": dither}
+    return device(from_text("store(address, values, index, seed)", *lines, **names))  # type: ignore[no-any-return]

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastadam.formulas.backend import Backend
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -32,19 +34,19 @@ class Mask(NamedTuple):
     """`is_off(bits of the row, unit, limit)`; see `limit_of`."""
 
 
-def mask_by(compiled: Callable[..., Any]) -> Mask:
-    """The mask as compiled for the CPU or for CUDA."""
-    mix = compiled(mixed)
+def mask_by(backend: Backend) -> Mask:
+    """The mask, compiled for a backend."""
+    mix = backend(mixed)
 
-    @compiled
+    @backend
     def of_step(seed, step):
         return mix(mix(np.uint64(seed)) + np.uint64(step))
 
-    @compiled
+    @backend
     def of_row(bits, sample, layer):
         return mix(mix(bits + np.uint64(sample)) + np.uint64(layer))
 
-    @compiled
+    @backend
     def is_off(bits, unit, limit):
         return mix(bits + np.uint64(unit) * _GOLDEN) >> np.uint64(32) < limit
 

@@ -223,8 +223,7 @@ def nadam_momentum(t: float, beta1: float, momentum_decay: float) -> float:
 
 def nadam_scalars(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
     """`mu_product` is the product of the momenta of the steps before this one."""
-    mu = beta1 * (1.0 - 0.5 * math.pow(0.96, t * momentum_decay))  # nadam_momentum, which a compiled rule cannot call
-    mu_next = beta1 * (1.0 - 0.5 * math.pow(0.96, (t + 1) * momentum_decay))
+    mu, mu_next = nadam_momentum(t, beta1, momentum_decay), nadam_momentum(t + 1, beta1, momentum_decay)
     product = mu_product * mu
     by_g, by_m = lr * (1.0 - mu) / (1.0 - product), lr * mu_next / (1.0 - product * mu_next)
     inv_sqrt_c2 = 1.0 / math.sqrt(1.0 - math.pow(beta2, float(t)))
@@ -233,7 +232,7 @@ def nadam_scalars(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
 
 def nadam_carry(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
     """The product of the momenta, with that of this step."""
-    return mu_product * (beta1 * (1.0 - 0.5 * math.pow(0.96, t * momentum_decay)))
+    return mu_product * nadam_momentum(t, beta1, momentum_decay)
 
 
 def radam(p, g, exp_avg, exp_avg_sq, step_size, rectified, beta1, one_minus_beta1, beta2, one_minus_beta2, eps):

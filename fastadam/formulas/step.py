@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastadam.formulas import rules
+from fastadam.formulas.backend import Backend
 
 P_AT, OFFSET, SIZE, GROUP, COPY_AT, G_AT = range(6)
 """Rows of the table of segments, which has a column for each array of parameters and one for the end: the address of
@@ -55,16 +56,16 @@ class StepSpec(NamedTuple):
 MAX_STATES = 4
 
 
-def preparation(spec: StepSpec, compiled: Callable[..., Any]) -> Callable[..., Any]:
+def preparation(spec: StepSpec, backend: Backend) -> Callable[..., Any]:
     """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order.
 
-    `compiled` is the decorator of the backend: CUDA's is another than `device`.
+    It is compiled for `backend`.
     """
-    coupled_decay, decoupled_decay = compiled(rules.coupled_decay), compiled(rules.decoupled_decay)
+    coupled_decay, decoupled_decay = backend(rules.coupled_decay), backend(rules.decoupled_decay)
     scale, clip, maximize = spec.scale, spec.clip, spec.maximize
     coupled, decoupled = spec.decay == "coupled", spec.decay == "decoupled"
 
-    @compiled
+    @backend
     def prepare(pi, gi, decay, extra):
         if scale:
             gi = gi * extra[SCALE]

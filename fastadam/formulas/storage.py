@@ -15,12 +15,7 @@ whole vectors and no square root or search. What is not zero never becomes a cod
 divide by it.
 """
 
-from typing import Any
-
 import numpy as np
-
-from fastadam.cpu.jit import JIT_DISABLED, inner
-from fastadam.cpu.storage import bits_of, float_of
 
 CODE_BLOCK = 512
 """Elements that share a scale: 0.8 % more bytes, and still few enough that one outlier spoils little."""
@@ -67,79 +62,83 @@ def uniform(noise):
     return np.float32(np.int32(np.uint32(noise) >> _UNUSED)) * _PER_UNIFORM
 
 
-as_compiled: Any = np.errstate(over="ignore", invalid="ignore") if JIT_DISABLED else lambda function: function
-"""Lets NumPy's integers wrap in silence, as compiled ones do."""
+def bits_of(x):
+    """The bits of a float32, as an integer."""
+    return int(np.float32(x).view(np.uint32))
 
-_float_of, _bits_of = float_of, bits_of
+
+def float_of(bits):
+    """The float32 with these bits."""
+    return np.uint32(bits).view(np.float32)
+
+
+def from_float16(bits):
+    """The value of a float16, in float32."""
+    return np.float32(np.uint16(bits).view(np.float16))
+
+
+def to_float16(x):
+    """The bits of the nearest float16."""
+    return np.float16(x).view(np.uint16)
 
 
 def from_bfloat16(bits):
     """The value of a bfloat16, in float32."""
-    return _float_of(np.uint32(bits) << np.uint32(16))
+    return float_of(np.uint32(bits) << np.uint32(16))
 
 
 def nan_safe_bits(x):
     """The bits of a float32, of which any sum with 16 bits is still NaN where `x` is."""
-    return np.uint32(_bits_of(x)) if x == x else _QUIET_NAN
+    return np.uint32(bits_of(x)) if x == x else _QUIET_NAN
 
 
-_safe_bits = inner(nan_safe_bits)
-
-
-@as_compiled
 def to_bfloat16(x):
     """The bits of the nearest bfloat16, the even one of two."""
-    bits = _safe_bits(x)
+    bits = nan_safe_bits(x)
     odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
-@as_compiled
 def dithered_bfloat16(x, noise):
     """The bits of the bfloat16 below or above `x` in magnitude, as the upper 16 bits of `noise` decide."""
-    return np.uint16(np.uint32(_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
+    return np.uint16(np.uint32(nan_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
 
 
 def largest(values):
     """The largest magnitude among float32s: compared as integers, which vectorises and lets NaN win."""
     most = np.uint32(0)
     for j in range(np.uint64(values.size)):
-        most = max(most, np.uint32(_bits_of(values[j]) & np.uint32(0x7FFFFFFF)))
-    return _float_of(most)
-
-
-_uniform = inner(uniform)
+        most = max(most, np.uint32(bits_of(values[j]) & np.uint32(0x7FFFFFFF)))
+    return float_of(most)
 
 
 def signed_value(code, scale):
     """The value of a signed code."""
     code = np.uint32(code)
     size = np.uint32(code & _SIGNED_MAX)
-    normal = _float_of(np.uint32(np.uint32(size << _DROPPED) + _SIGNED_OFFSET))
+    normal = float_of(np.uint32(np.uint32(size << _DROPPED) + _SIGNED_OFFSET))
     value = (normal if size >= _FIRST_NORMAL else np.float32(size) * _PER_SUBNORMAL) * scale
     return -value if code > _SIGNED_MAX else value
 
 
-@as_compiled
 def signed_code(x, inverse, noise):
     """The code above or below a signed value in magnitude, as the upper bits of `noise` decide."""
     size = abs(x) * inverse
-    bits = np.uint32(np.uint32(_bits_of(size) - _SIGNED_OFFSET) + np.uint32(noise >> _UNUSED))
-    subnormal = np.uint32(np.int32(size * _SUBNORMALS + _uniform(noise)))
+    bits = np.uint32(np.uint32(bits_of(size) - _SIGNED_OFFSET) + np.uint32(noise >> _UNUSED))
+    subnormal = np.uint32(np.int32(size * _SUBNORMALS + uniform(noise)))
     code = min(subnormal if size < _LEAST_NORMAL else np.uint32(bits >> _DROPPED), _SIGNED_MAX)
     return np.uint8(np.uint32(code + np.uint32(128)) if x < 0 else code)
 
 
 def positive_value(code, scale):
     """The value of a code without sign."""
-    value = _float_of(np.uint32(np.uint32(np.uint32(code) << _DROPPED) + _POSITIVE_OFFSET)) * scale
+    value = float_of(np.uint32(np.uint32(np.uint32(code) << _DROPPED) + _POSITIVE_OFFSET)) * scale
     return value if code > 0 else np.float32(0)
 
 
-@as_compiled
 def positive_code(x, inverse, noise):
     """The code above or below a value that is not negative; 0 is for 0 alone, 1 for all that is smaller than it."""
     size = x * inverse
-    bits = np.uint32(np.uint32(_bits_of(size) - _POSITIVE_OFFSET) + np.uint32(noise >> _UNUSED))
+    bits = np.uint32(np.uint32(bits_of(size) - _POSITIVE_OFFSET) + np.uint32(noise >> _UNUSED))
     code = np.uint32(1) if size < _LEAST_POSITIVE else min(np.uint32(bits >> _DROPPED), np.uint32(255))
     return np.uint8(np.uint32(0) if x == 0 else code)

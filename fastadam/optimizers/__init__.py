@@ -35,13 +35,10 @@ as they were.
 Arrays on a CUDA device, of PyTorch, CuPy or Numba, are updated there; that needs the extra `cuda`: see `fastadam.cuda`.
 """
 
-from collections.abc import Mapping
-from typing import Any, Unpack
+from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
+from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
+from fastadam.optimizers.lion import Lion
+from fastadam.optimizers.row_adam import RowAdam
+from fastadam.optimizers.sgd import SGD
 
-from fastadam._checks import items, number
-from fastadam._typing import Array
-from fastadam.formulas import rules
-from fastadam.formulas.step import EXTRA, HYPER
-from fastadam.optimizers.arrays import Arrays
-from fastadam.optimizers.base import Optimizer
-from fastadam.optimizers.settings import Betas, Number, Options
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop", "RowAdam"]

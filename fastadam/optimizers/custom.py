@@ -11,7 +11,7 @@ from typing import Any
 from numba.core import types
 
 from fastadam._checks import number
-from fastadam.cpu.jit import JIT_DISABLED, inner
+from fastadam.cpu.jit import JIT_DISABLED, formula
 from fastadam.formulas import rules
 from fastadam.formulas.step import MAX_STATES
 from fastadam.optimizers.arrays import Arrays
@@ -197,7 +197,7 @@ def _is_number(kind: types.Type) -> bool:
 
 def _returned_by(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """The type that a function returns, once it is compiled."""
-    compiled = inner(function)
+    compiled = formula(function)
     try:
         compiled.compile(arguments)
     except Exception as error:  # most are NumbaErrors, but an unknown attribute is an AttributeError

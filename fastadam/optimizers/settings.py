@@ -9,7 +9,6 @@ from fastadam._checks import choice, flag, items, number
 from fastadam._typing import Array
 from fastadam.formulas import rules
 from fastadam.optimizers.arrays import HALF_DTYPES, label
-from fastadam.optimizers.base import Optimizer
 
 
 class Options(TypedDict, total=False):
@@ -38,7 +37,7 @@ class Number:
     def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
         return self if optimizer is None else optimizer._numbers[self.name]
 
-    def __set__(self, optimizer: "Optimizer", value: Any) -> None:
+    def __set__(self, optimizer: Any, value: Any) -> None:
         optimizer._set({self.name: self.check(self.name, value)})
 
     def check(self, name: str, value: Any) -> Any:

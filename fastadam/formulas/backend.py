@@ -1,0 +1,95 @@
+"""How a backend compiles formulas: one way for all of them.
+
+A formula is a plain function of scalars that calls `math`, `max` and `min`, and other formulas. A `Backend` compiles it
+together with all that it calls, and with what the backend has in place of these primitives. Functions that are written
+out for a number of states or lanes come from `from_text`.
+"""
+
+import builtins
+import math
+from collections.abc import Callable, Mapping
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+NUMPY_MATH = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "log": np.log})
+"""`math` for formulas that run uncompiled: roots have the type of their argument, and are NaN below zero."""
+
+
+class Backend:
+    """Compile formulas.
+
+    Parameters
+    ----------
+    decorator : callable
+        Compiles a function that compiled code calls.
+    primitives : mapping
+        What the backend has in place of an object that a formula names: the module `math`, a builtin, a function of
+        `formulas.storage`.
+    """
+
+    def __init__(self, decorator: Callable[..., Any], primitives: Mapping[Any, Any]) -> None:
+        self._decorator = decorator
+        self._primitives = dict(primitives)
+        self._compiled: dict[Callable[..., Any], Any] = {}
+
+    def __call__(self, formula: Callable[..., Any]) -> Any:
+        """Compile a formula, with the formulas that it calls; each is compiled once."""
+        if formula not in self._compiled:
+            self._compiled[formula] = self._decorator(self._bound(formula))
+        return self._compiled[formula]
+
+    def _bound(self, formula: Callable[..., Any]) -> Any:
+        """The formula, whose names mean what they mean to this backend."""
+        assert isinstance(formula, FunctionType)
+        own = dict(formula.__globals__)
+        for name in formula.__code__.co_names:
+            meant = own.get(name, getattr(builtins, name, None))
+            if isinstance(meant, FunctionType) and meant not in self._primitives and _is_formula(meant):
+                own[name] = self(meant)
+            elif _is_hashable(meant) and meant in self._primitives:
+                own[name] = self._primitives[meant]
+        return FunctionType(formula.__code__, own, formula.__name__, formula.__defaults__, formula.__closure__)
+
+
+def _is_formula(function: FunctionType) -> bool:
+    return function.__module__.startswith(__package__ + ".")
+
+
+def _is_hashable(value: Any) -> bool:
+    return type(value).__hash__ is not None
+
+
+def from_text(head: str, *lines: str, **names: Any) -> Any:
+    """Make a function from its text: for what is written out once for each of several values.
+
+    Parameters
+    ----------
+    head : str
+        Name and arguments: "load(rows, i)".
+    *lines : str
+        The body.
+    **names
+        What the body may use beside the arguments.
+
+    Returns
+    -------
+    function
+        The function, not compiled.
+
+    Examples
+    --------
+    >>> from fastadam.formulas.backend import from_text, repeated
+    >>> pair = from_text("pair(x)", f"return ({repeated('x + {k}, ', 2)})")
+    >>> pair(3)
+    (3, 4)
+    """
+    namespace: dict[str, Any] = {"__name__": __name__, **names}
+    exec("\n    ".join([f"def {head}:", *lines]) + "\n", namespace)
+    return namespace[head.partition("(")[0]]
+
+
+def repeated(part: str, count: int) -> str:
+    """Repeat a part of a text for k = 0, 1, ..."""
+    return "".join(part.format(k=k) for k in range(count))
