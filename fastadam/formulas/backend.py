@@ -6,6 +6,7 @@ out for a number of states or lanes come from `from_text`.
 """
 
 import builtins
+import dis
 import math
 from collections.abc import Callable, Mapping
 from types import FunctionType, SimpleNamespace
@@ -44,13 +45,18 @@ class Backend:
         """The formula, whose names mean what they mean to this backend."""
         assert isinstance(formula, FunctionType)
         own = dict(formula.__globals__)
-        for name in formula.__code__.co_names:
+        for name in _globals_read_by(formula):
             meant = own.get(name, getattr(builtins, name, None))
             if isinstance(meant, FunctionType) and meant not in self._primitives and _is_formula(meant):
                 own[name] = self(meant)
             elif _is_hashable(meant) and meant in self._primitives:
                 own[name] = self._primitives[meant]
         return FunctionType(formula.__code__, own, formula.__name__, formula.__defaults__, formula.__closure__)
+
+
+def _globals_read_by(function: FunctionType) -> set[str]:
+    """Names that a function looks up in its module; attributes, as the `sqrt` of `math.sqrt`, are none of them."""
+    return {found.argval for found in dis.get_instructions(function) if found.opname == "LOAD_GLOBAL"}
 
 
 def _is_formula(function: FunctionType) -> bool:

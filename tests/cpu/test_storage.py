@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu.jit import JIT_DISABLED, inner, kernel
+from fastadam.cpu.jit import JIT_DISABLED, formula, kernel
 from fastadam.cpu.storage import bfloat16_bits, bfloat16_values
 from fastadam.formulas import storage as formats
 from fastadam.formulas.storage import CODE_BLOCK
@@ -28,7 +28,7 @@ N = 300 if JIT_DISABLED else 5_000  # more than a block
 
 def compiled(function):
     """The function as one of a flat array, and of what else it takes."""
-    function = inner(function)
+    function = formula(function)
 
     @kernel(cached=False)
     def of_array(x, out, *rest):
