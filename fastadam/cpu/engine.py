@@ -22,7 +22,7 @@ from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.atomics import clock
 from fastadam.cpu.dropout import drop_address
-from fastadam.cpu.jit import inlined, inner, kernel
+from fastadam.cpu.jit import formula, inlined, inner, kernel
 from fastadam.cpu.losses import loss_address
 from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.network import Layout, gradient, panel_size, total_weight, work_size
@@ -45,6 +45,7 @@ from fastadam.cpu.team import (
 )
 from fastadam.cpu.update import CHUNK, GRADIENT, SUM, UPDATE, row_of, update_addresses
 from fastadam.cpu.views import view
+from fastadam.formulas import rules
 from fastadam.formulas.network import Samples, Update
 
 MAX_SLICES = 4
@@ -66,8 +67,7 @@ SHARED_UPDATE = 2**4
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
 ALPHA, LOSS_SETTING, MAX_NORM, DROPOUT, SEED, STEPS, WEIGHT, N_SETTINGS = range(8)
 
-NORM_EPS = 1e-6
-"""What PyTorch adds to the norm before it divides by it."""
+_clip_factor = formula(rules.clip_factor)
 
 
 class Job(NamedTuple):
@@ -205,8 +205,7 @@ def clipping_factor(norms, max_norm):
     total = 0.0
     for chunk in range(norms.size):
         total += norms[chunk]
-    factor = max_norm / (math.sqrt(total) + NORM_EPS)
-    return 1.0 if factor > 1.0 else factor
+    return _clip_factor(math.sqrt(total), max_norm)
 
 
 @inlined

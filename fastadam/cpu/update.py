@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 
 from fastadam.cpu.element import element_loop, step_scalars
-from fastadam.cpu.jit import inner, kernel
+from fastadam.cpu.jit import formula, inner, kernel
 from fastadam.cpu.matmul import squared_norm
 from fastadam.cpu.pointers import address_of
 from fastadam.cpu.step import row_reader

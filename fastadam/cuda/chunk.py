@@ -17,25 +17,24 @@ from fastadam.cuda.jit import SIMULATED, THREADS, VECTOR_BYTES, WORD, device, fo
 from fastadam.cuda.storage import POSITIVE, SIGNED, Codec, dithered_store, each, row, seed_of
 from fastadam.formulas import rules
 from fastadam.formulas.backend import from_text
-from fastadam.formulas.step import EMA, StepSpec, preparation
+from fastadam.formulas.step import DECAY, EMA, StepSpec, preparation
 from fastadam.formulas.storage import CODE_BLOCK
 
-# A row of the table of segments: its first chunk, its elements, where its parameters, its state and its copy begin (the
-# state as an index into each row), the row of the settings that it takes, and the index from which its elements are
-# dithered: that which the host gives them. The row behind the last has the number of chunks.
-FIRST, SIZE, P_AT, STATE_AT, COPY_AT, GROUP, INDEX = range(7)
-
-COLUMNS = 7
+FIRST_CHUNK, DITHER_AT, COLUMNS = 5, 6, 7
+"""Columns of the table of segments, a row for each segment, that only CUDA has: its first chunk, and the index from which
+its elements are dithered: that which the host gives them. The columns before are those of `formulas.step`, whose
+`OFFSET` is an index into each row of the state. The row after the last segment has the number of chunks."""
 
 # The counters, in int64: steps, skipped steps, and whether the last gradient was not finite.
 T, SKIPPED, NONFINITE = range(3)
 
 COUNTERS = 3
 
-# What a step takes of each group, in the type of the parameters: the scalars of the rule come behind.
-ACTIVE, DECAY, EXTRA = 0, 1, 2
+EXTRA_AT = 2
+"""What a step takes of each group, in the type of the parameters: `DECAY` and `ACTIVE`, then the gradient's factor, its
+bound and the weight of the average, and from `SCALARS` on the scalars of the rule."""
 
-SCALARS = EXTRA + 3
+SCALARS = EXTRA_AT + 3
 
 UNROLL = 2
 """Vectors of each array that a thread loads before it stores: enough bytes on their way to fill its latency."""
@@ -139,7 +138,7 @@ def segment_of(segments, count, chunk):
     low, high = np.int64(0), np.int64(count)
     while high - low > 1:
         middle = (low + high) // 2
-        if _word(segments + WORD * (middle * COLUMNS + FIRST)) <= chunk:
+        if _word(segments + WORD * (middle * COLUMNS + FIRST_CHUNK)) <= chunk:
             low = middle
         else:
             high = middle
@@ -170,14 +169,14 @@ def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
 
     @device
     def plain(p, g, state, numbers):
-        p, g = prepare(p, g, numbers[DECAY], numbers[EXTRA:SCALARS])
+        p, g = prepare(p, g, numbers[DECAY], numbers[EXTRA_AT:SCALARS])
         return apply(p, g, state, numbers)
 
     @device
     def averaged(p, g, state, numbers):
-        p, g = prepare(p, g, numbers[DECAY], numbers[EXTRA:SCALARS])
+        p, g = prepare(p, g, numbers[DECAY], numbers[EXTRA_AT:SCALARS])
         new = apply(p, g, state, numbers)
-        return new + (average(state[states], new[0], numbers[EXTRA + EMA]),)  # noqa: RUF005 - Numba adds tuples
+        return new + (average(state[states], new[0], numbers[EXTRA_AT + EMA]),)  # noqa: RUF005 - Numba adds tuples
 
     return averaged if spec.ema else plain
 

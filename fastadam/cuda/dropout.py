@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastadam.cuda.jit import WORD, device, formula, memory
 from fastadam.formulas.dropout import limit_of, mask_by
 
-SEED, LIMIT, FACTOR, ORDER_AT, POSITION_AT, STEPS_AT = range(6)
+MASK_SEED, LIMIT, FACTOR, ORDER_AT, POSITION_AT, STEPS_AT = range(6)
 """A table of words: what the mask is a function of, and what the others are multiplied by, in the type of the elements;
 then addresses: of the order of the samples, of the place of the batch's first in it (a float64), and of the number of
 steps before this one."""
@@ -33,7 +33,7 @@ def dropping(dtype: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     @device
     def opened(table):
-        bits = of_step(word(table + WORD * SEED), word(word(table + WORD * STEPS_AT)) + 1)
+        bits = of_step(word(table + WORD * MASK_SEED), word(word(table + WORD * STEPS_AT)) + 1)
         position = np.int64(read(word(table + WORD * POSITION_AT)))
         samples, limit = word(table + WORD * ORDER_AT) + WORD * position, np.uint64(word(table + WORD * LIMIT))
         return bits, samples, limit, load(table + WORD * FACTOR)

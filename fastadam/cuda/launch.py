@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastadam._typing import Array
-from fastadam.cuda.chunk import COLUMNS, COPY_AT, COUNTERS, FIRST, GROUP, INDEX, NONFINITE, P_AT, SIZE, STATE_AT, Pass
+from fastadam.cuda.chunk import COLUMNS, COUNTERS, DITHER_AT, FIRST_CHUNK, NONFINITE, Pass
 from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, require_device
 from fastadam.cuda.step import SETTINGS, advance_kernel, copy_kernel, fill_kernel, norm_kernel, norm_tasks, step_kernel
-from fastadam.formulas.step import HYPER, StepSpec
+from fastadam.formulas.step import COPY_AT, GROUP, HYPER, OFFSET, P_AT, SIZE, StepSpec
 
 BLOCKS_PER_SM = 4
 """Blocks that a multiprocessor holds at once: with 64 registers a thread, 1,024 threads."""
@@ -196,7 +196,7 @@ class StepMemory:
         self._groups, self.width = groups, int(segments.state_at[-1])
         self._form = form = Pass(spec, dtype.name)
         table = _table_of(segments, form.chunk)
-        self.chunks = int(table[-1, FIRST])
+        self.chunks = int(table[-1, FIRST_CHUNK])
         self._state = allocated(max(WORD, form.state_bytes(self.width)), np.uint8, "the optimizer's states")
         self._state_at = address_of(self._state)
         fill(self._state_at, self._state.size // WORD, "int64", 0)
@@ -411,15 +411,15 @@ def _table_of(segments: Segments, chunk: int) -> Array:
     """The table of segments, see `chunk.py`."""
     count = len(segments.addresses)
     table = np.zeros((count + 1, COLUMNS), np.int64)
-    np.cumsum([-(-size // chunk) for size in segments.sizes], out=table[1:, FIRST])
+    np.cumsum([-(-size // chunk) for size in segments.sizes], out=table[1:, FIRST_CHUNK])
     columns = {
         SIZE: segments.sizes,
         P_AT: segments.addresses,
         GROUP: segments.group_of,
-        INDEX: segments.dither_at or [0] * count,
+        DITHER_AT: segments.dither_at or [0] * count,
         COPY_AT: segments.copies or [0] * count,
     }
     for column, values in columns.items():
         table[:-1, column] = values
-    table[:, STATE_AT] = segments.state_at
+    table[:, OFFSET] = segments.state_at
     return table

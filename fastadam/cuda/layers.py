@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.cuda.chunk import FIRST, P_AT, SIZE, entry, segment_of
+from fastadam.cuda.chunk import FIRST_CHUNK, entry, segment_of
 from fastadam.cuda.dropout import dropping
 from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, formula, in_module, kernel, memory
 from fastadam.cuda.step import IDLE, SHARED, sum_shared
 from fastadam.formulas.activations import ACTIVATIONS
+from fastadam.formulas.step import P_AT, SIZE
 
 # What is known of a batch, in float64: the first of its samples in the order of the epoch; its weight; and, over the
 # epoch, the sum of the batches' losses, each times its samples, and the samples.
-POSITION, WEIGHT, LOSS, COUNTED = range(4)
+POSITION, BATCH_WEIGHT, LOSS, COUNTED = range(4)
 
 BATCH = 4
 
@@ -54,7 +55,7 @@ def begin_kernel(dtype: str) -> Any:
         _sum_shared(shared, thread)
         if thread == 0:
             weight = shared[0]
-            write(batch + WORD * WEIGHT, weight)
+            write(batch + WORD * BATCH_WEIGHT, weight)
             write(settings + WORD * IDLE, 0.0 if weight > 0.0 else 1.0)
             if decays and weight > 0.0:
                 write(settings + WORD * width, read(alpha_at) / weight)
@@ -197,10 +198,10 @@ def penalize_kernel(dtype: str, chunk_elements: int) -> Any:
     @kernel
     def penalize(segments, count, behind, decay_at):
         thread, chunk = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
-        chunks, decay = entry(segments, count, FIRST), t(read(decay_at))
+        chunks, decay = entry(segments, count, FIRST_CHUNK), t(read(decay_at))
         while chunk < chunks:
             k = segment_of(segments, count, chunk)
-            start, p = (chunk - entry(segments, k, FIRST)) * chunk_elements, entry(segments, k, P_AT)
+            start, p = (chunk - entry(segments, k, FIRST_CHUNK)) * chunk_elements, entry(segments, k, P_AT)
             for i in range(start + thread, min(start + chunk_elements, entry(segments, k, SIZE)), THREADS):
                 at = p + i * itemsize
                 store(at + behind, load(at + behind) + decay * load(at))
@@ -226,7 +227,7 @@ def account_kernel() -> Any:
         shared[thread], shared[THREADS + thread] = total, square
         _sum_shared(shared, thread)
         if thread == 0:
-            weight = read(batch + WORD * WEIGHT)
+            weight = read(batch + WORD * BATCH_WEIGHT)
             if weight > 0.0:
                 loss = (shared[0] / per_sample + 0.5 * read(alpha_at) * shared[THREADS]) / weight
                 write(batch + WORD * LOSS, read(batch + WORD * LOSS) + loss * rows)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastadam.cuda.jit import THREADS, WORD, cuda, device, formula, in_module, kernel, memory
-from fastadam.cuda.layers import WEIGHT
+from fastadam.cuda.layers import BATCH_WEIGHT
 from fastadam.cuda.step import SHARED, sum_shared
 from fastadam.formulas.losses import LOSSES, class_log_loss
 
@@ -43,7 +43,7 @@ def _elementwise_kernel(name: str, dtype: str) -> Any:
     @kernel
     def loss(Z, Y, weights, has_weights, batch, rows, columns, setting_at, sums):
         shared = cuda.shared.array(SHARED, np.float64)
-        thread, scale, s = np.int64(cuda.threadIdx.x), read(batch + WORD * WEIGHT), t(read(setting_at))
+        thread, scale, s = np.int64(cuda.threadIdx.x), read(batch + WORD * BATCH_WEIGHT), t(read(setting_at))
         total = 0.0
         for i in range(np.int64(cuda.grid(1)), rows * columns, np.int64(cuda.gridsize(1))):
             weight = load(weights + (i // columns) * itemsize) if has_weights else t(1)
@@ -87,7 +87,7 @@ def _softmax_kernel(dtype: str) -> Any:
     @kernel
     def loss(Z, Y, weights, has_weights, batch, rows, columns, setting_at, sums):
         shared, values = cuda.shared.array(SHARED, np.float64), cuda.shared.array(THREADS, t)
-        thread, scale, s = np.int64(cuda.threadIdx.x), read(batch + WORD * WEIGHT), t(read(setting_at))
+        thread, scale, s = np.int64(cuda.threadIdx.x), read(batch + WORD * BATCH_WEIGHT), t(read(setting_at))
         lanes = np.int64(_lanes_of(columns))
         lane, tile, total = thread % lanes, THREADS // lanes, 0.0
         first = np.int64(cuda.blockIdx.x) * tile

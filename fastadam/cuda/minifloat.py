@@ -12,14 +12,8 @@ from typing import Any
 import numpy as np
 
 from fastadam.cuda.chunk import (
-    ACTIVE,
-    COPY_AT,
-    FIRST,
-    GROUP,
-    INDEX,
-    P_AT,
-    SIZE,
-    STATE_AT,
+    DITHER_AT,
+    FIRST_CHUNK,
     Pass,
     T,
     Text,
@@ -44,6 +38,7 @@ from fastadam.cuda.jit import (
 )
 from fastadam.cuda.storage import dither, each, row
 from fastadam.formulas.backend import from_text
+from fastadam.formulas.step import ACTIVE, COPY_AT, GROUP, OFFSET, P_AT, SIZE
 from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
 
 _LEAST, _ONE, _MAGNITUDE = np.float32(SMALLEST_SCALE), np.float32(1), np.uint32(0x7FFFFFFF)
@@ -143,12 +138,12 @@ def step_kernel(form: Pass) -> Any:
     def step(segments, count, gradients, rows, state, width, counters, numbers_at):
         most = cuda.shared.array(slots, np.uint32)
         thread, chunk = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
-        chunks, t = entry(segments, count, FIRST), word(counters + WORD * T)
+        chunks, t = entry(segments, count, FIRST_CHUNK), word(counters + WORD * T)
         while chunk < chunks:
             k = segment_of(segments, count, chunk)
-            start = (chunk - entry(segments, k, FIRST)) * chunk_elements
+            start = (chunk - entry(segments, k, FIRST_CHUNK)) * chunk_elements
             size, p, copy = entry(segments, k, SIZE), entry(segments, k, P_AT), entry(segments, k, COPY_AT)
-            at, index = entry(segments, k, STATE_AT), entry(segments, k, INDEX)
+            at, index = entry(segments, k, OFFSET), entry(segments, k, DITHER_AT)
             numbers = load_numbers(numbers_at + entry(segments, k, GROUP) * numbers_bytes)
             stop = min(start + chunk_elements, size)
             cuda.syncthreads()  # all have read what the last chunk left

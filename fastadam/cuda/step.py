@@ -13,19 +13,12 @@ import numpy as np
 
 from fastadam.cuda import minifloat as codes
 from fastadam.cuda.chunk import (
-    ACTIVE,
-    COPY_AT,
-    FIRST,
-    GROUP,
-    INDEX,
+    DITHER_AT,
+    FIRST_CHUNK,
     NONFINITE,
-    P_AT,
     SCALARS,
-    SIZE,
     SKIPPED,
-    STATE_AT,
     Pass,
-    T,
     alignment,
     entry,
     gradient_alignment,
@@ -39,7 +32,7 @@ from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, formula, k
 from fastadam.cuda.storage import row
 from fastadam.formulas import rules
 from fastadam.formulas.backend import from_text
-from fastadam.formulas.step import HYPER
+from fastadam.formulas.step import ACTIVE, COPY_AT, DECAY, GROUP, HYPER, OFFSET, P_AT, SIZE
 
 # The settings, in float64: a row of what is not a group's, then a row a group as `Optimizer._row` makes it.
 GRAD_SCALE, CLIP_VALUE, EMA_WEIGHT, MAX_NORM, SKIPS, IDLE = range(6)
@@ -48,6 +41,8 @@ SETTINGS = 6
 
 SHARED = 2 * THREADS
 """Elements of a block's own memory in which it sums: two a thread."""
+
+_clip_factor = formula(rules.clip_factor)
 
 _LARGE, _SMALLER = 2.0**490, 2.0**-600
 """Squares of float64s beyond this overflow: they are made smaller first."""
@@ -70,13 +65,13 @@ def step_kernel(form: Pass) -> Any:
     @kernel
     def step(segments, count, gradients, rows, state, width, counters, numbers_at):
         thread, chunk = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
-        chunks = entry(segments, count, FIRST)
+        chunks = entry(segments, count, FIRST_CHUNK)
         t = word(counters + WORD * T) if dithers else np.int64(0)
         while chunk < chunks:
             k = segment_of(segments, count, chunk)
-            start = (chunk - entry(segments, k, FIRST)) * chunk_elements
+            start = (chunk - entry(segments, k, FIRST_CHUNK)) * chunk_elements
             size, p, copy = entry(segments, k, SIZE), entry(segments, k, P_AT), entry(segments, k, COPY_AT)
-            at, index = entry(segments, k, STATE_AT), entry(segments, k, INDEX)
+            at, index = entry(segments, k, OFFSET), entry(segments, k, DITHER_AT)
             numbers = load_numbers(numbers_at + entry(segments, k, GROUP) * numbers_bytes)
             stop = min(start + chunk_elements, size)
             if numbers[ACTIVE] != zero:
@@ -123,12 +118,12 @@ def norm_kernel(dtype: str, gradient: str, sums: bool, chunk_elements: int) -> A
     def measure(segments, count, gradients, rows, per_task, sums_at):
         shared = cuda.shared.array(SHARED, np.float64)
         thread, task = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
-        chunks = entry(segments, count, FIRST)
+        chunks = entry(segments, count, FIRST_CHUNK)
         while task * per_task < chunks:
             total, large = 0.0, 0.0
             for chunk in range(task * per_task, min((task + 1) * per_task, chunks)):
                 k = segment_of(segments, count, chunk)
-                start = (chunk - entry(segments, k, FIRST)) * chunk_elements
+                start = (chunk - entry(segments, k, FIRST_CHUNK)) * chunk_elements
                 stop = min(start + chunk_elements, entry(segments, k, SIZE))
                 if stop - start == chunk_elements and aligned(gradients, rows, count, k):
                     total, large = add_part(gradients, rows, count, k, start + thread * lanes, total, large)
@@ -223,7 +218,7 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
             norm = math.sqrt(shared[0])
             if shared[THREADS] != 0.0:
                 norm = math.sqrt(norm * _SMALLER * (norm * _SMALLER) + shared[THREADS]) / _SMALLER
-            factor = _clipped(factor, norm, load(settings + WORD * GRAD_SCALE), load(settings + WORD * MAX_NORM))
+            factor *= _clip_factor(norm / load(settings + WORD * GRAD_SCALE), load(settings + WORD * MAX_NORM))
             nonfinite = not norm < math.inf
             if nonfinite and load(settings + WORD * SKIPS) != 0.0:
                 go = 0.0
@@ -239,18 +234,12 @@ def advance_kernel(rule: rules.Rule, dtype: str, measures: bool) -> Any:
         clip, weight = load(settings + WORD * CLIP_VALUE), load(settings + WORD * EMA_WEIGHT)
         for group in range(thread, groups, THREADS):
             row, out = settings + WORD * (1 + group) * settings_width, numbers_at + group * row_size * itemsize
-            store_all(out, (go * load(row + WORD), load(row), factor, clip, weight))
+            decay, active = load(row + WORD * DECAY), load(row + WORD * ACTIVE)
+            store_all(out, (decay, go * active, factor, clip, weight))
             if go != 0.0:
                 store_all(out + SCALARS * itemsize, scalars(t, row + WORD * HYPER, carried + WORD * group))
 
     return advance
-
-
-@device
-def _clipped(factor, norm, scale, max_norm):
-    """The factor, less where the norm exceeds what it may be; NaN stays NaN. PyTorch adds 1e-6 to the norm."""
-    clip = max_norm / (norm / scale + 1e-6)
-    return factor if clip > 1.0 else clip * factor
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def checked(
     return data, y, sample_weight
 
 
-def _resident(X: Any) -> "Resident":
+def _resident(X: Any) -> "DeviceMatrix":
     from fastadam.cuda.data import DeviceMatrix
 
     return DeviceMatrix(X)

@@ -33,7 +33,7 @@ class Backend:
     def __init__(self, decorator: Callable[..., Any], primitives: Mapping[Any, Any]) -> None:
         self._decorator = decorator
         self._primitives = dict(primitives)
-        self._compiled: dict[Callable[..., Any], Any] = {}
+        self._compiled: dict[Any, Any] = dict(primitives)
 
     def __call__(self, formula: Callable[..., Any]) -> Any:
         """Compile a formula, with the formulas that it calls; each is compiled once."""
@@ -47,10 +47,8 @@ class Backend:
         own = dict(formula.__globals__)
         for name in _globals_read_by(formula):
             meant = own.get(name, getattr(builtins, name, None))
-            if isinstance(meant, FunctionType) and meant not in self._primitives and _is_formula(meant):
+            if _is_hashable(meant) and (meant in self._primitives or _is_formula(meant)):
                 own[name] = self(meant)
-            elif _is_hashable(meant) and meant in self._primitives:
-                own[name] = self._primitives[meant]
         return FunctionType(formula.__code__, own, formula.__name__, formula.__defaults__, formula.__closure__)
 
 
@@ -59,8 +57,8 @@ def _globals_read_by(function: FunctionType) -> set[str]:
     return {found.argval for found in dis.get_instructions(function) if found.opname == "LOAD_GLOBAL"}
 
 
-def _is_formula(function: FunctionType) -> bool:
-    return function.__module__.startswith(__package__ + ".")
+def _is_formula(value: Any) -> bool:
+    return isinstance(value, FunctionType) and value.__module__.startswith(__package__ + ".")
 
 
 def _is_hashable(value: Any) -> bool:

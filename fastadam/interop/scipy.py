@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, OptimizeResult, OptimizeWarning
 from scipy.optimize._numdiff import approx_derivative
 
-from fastadam._typing import Array
 from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
 from fastadam.optimizers.lion import Lion

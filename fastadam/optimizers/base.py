@@ -28,9 +28,6 @@ from fastadam.optimizers.settings import _USUAL, Number, _assigned, _checked_opt
 
 _MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
 
-_NORM_EPS = 1e-6
-"""What PyTorch adds to the norm before it divides by it."""
-
 
 class Optimizer:
     """What all optimizers share. Do not make one itself: see `fastadam.optimizers`, or `fastadam.optimizer`.
@@ -206,8 +203,7 @@ class Optimizer:
             return None
         if max_norm is None:
             return 1.0 / scale
-        clip = max_norm / (norm / scale + _NORM_EPS)
-        return (1.0 if clip > 1.0 else clip) / scale  # NaN stays NaN, as in PyTorch
+        return rules.clip_factor(norm / scale, max_norm) / scale  # type: ignore[no-any-return]
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
