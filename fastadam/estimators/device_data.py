@@ -18,7 +18,7 @@ from fastadam.cuda.detection import is_device_array
 from fastadam.formulas.network import Samples
 
 if TYPE_CHECKING:
-    pass
+    from fastadam.cuda.data import DeviceMatrix
 
 
 def on_host(name: str, array: Any) -> Any:
