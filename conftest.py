@@ -8,4 +8,4 @@ if not find_spec("torch"):
 if not find_spec("onnx"):
     collect_ignore_glob += ["fastadam/interop/onnx.py"]
 if not find_spec("numba_cuda"):
-    collect_ignore_glob += ["fastadam/cuda/*.py", "tests/cuda_arrays.py", "tests/machine_code.py"]
+    collect_ignore_glob += ["fastadam/cuda/*.py", "tests/helpers/cuda_arrays.py", "tests/helpers/machine_code.py"]

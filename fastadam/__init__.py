@@ -7,6 +7,7 @@ asked for: who wants the optimizers alone does not wait for scikit-learn.
 from typing import TYPE_CHECKING, Any
 
 from fastadam import kernels
+from fastadam._moved import find_moved_modules
 from fastadam.buffers import FlatBuffer
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, RowAdam
 
@@ -58,6 +59,9 @@ _HOMES = {
     "schedules": "fastadam.schedules",
     "warmup": "fastadam.environment",
 }
+
+
+find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

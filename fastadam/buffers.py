@@ -51,6 +51,8 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
     array([0., 0., 0., 0., 0., 0., 1., 1., 1.], dtype=float32)
     """
 
+    __module__ = "fastadam"
+
     __slots__ = ("_views", "flat", "offsets", "shapes")
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32) -> None:

@@ -60,6 +60,8 @@ class Checkpoint:
     True
     """
 
+    __module__ = "fastadam"
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -171,6 +171,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     0.88
     """
 
+    __module__ = "fastadam"
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, None],

@@ -53,6 +53,8 @@ class LossCurveDisplay:
     'Epoch'
     """
 
+    __module__ = "fastadam"
+
     ax_: "Axes"
     figure_: "Figure"
     line_: "Line2D"

@@ -170,6 +170,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     0.98
     """
 
+    __module__ = "fastadam"
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLP._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson", "absolute_error", "huber", "quantile"})],

@@ -70,6 +70,8 @@ class Adam(Optimizer):
     (200, True)
     """
 
+    __module__ = "fastadam"
+
     lr = Number("Step size; setting it takes effect at the next step and compiles nothing.")
     betas = Betas("Decay rates of the two moments.")
     eps = Number("Added to the denominator.")
@@ -144,6 +146,8 @@ class AdamW(Adam):
     array([ 0.999, -1.998])
     """
 
+    __module__ = "fastadam"
+
     def __init__(
         self,
         params: Arrays,
@@ -206,6 +210,8 @@ class Adamax(Optimizer):
     >>> np.round(p, 6)
     array([ 0.5, -1.5])
     """
+
+    __module__ = "fastadam"
 
     lr = Number("Step size.")
     betas = Betas("Decay rates of the first moment and of the norm.")
@@ -274,6 +280,8 @@ class NAdam(Optimizer):
     >>> bool(np.abs(p).max() < 1e-2)
     True
     """
+
+    __module__ = "fastadam"
 
     lr = Number("Step size.")
     betas = Betas("Decay rates of the two moments.")
@@ -378,6 +386,8 @@ class RAdam(Optimizer):
     >>> bool(np.abs(p).max() < 1e-2)
     True
     """
+
+    __module__ = "fastadam"
 
     lr = Number("Step size.")
     betas = Betas("Decay rates of the two moments.")

@@ -55,6 +55,8 @@ class RMSprop(Optimizer):
     True
     """
 
+    __module__ = "fastadam"
+
     lr = Number("Step size.")
     alpha = Number("Decay rate of the average of squares.")
     eps = Number("Added to the root.")
@@ -136,6 +138,8 @@ class Adagrad(Optimizer):
     True
     """
 
+    __module__ = "fastadam"
+
     lr = Number("Step size.")
     lr_decay = Number("How the rate falls with the steps.")
     weight_decay = Number("Coupled weight decay.")
@@ -207,6 +211,8 @@ class Adadelta(Optimizer):
     >>> bool(np.abs(p).max() < 0.1)
     True
     """
+
+    __module__ = "fastadam"
 
     lr = Number("Step size.")
     rho = Number("Decay rate of both averages.", "[0, 1]")

@@ -45,6 +45,8 @@ class Lion(Optimizer):
     array([ 0.5, -1.5])
     """
 
+    __module__ = "fastadam"
+
     lr = Number("Step size.")
     betas = Betas("Weights of the momentum.")
     weight_decay = Number("Decoupled weight decay.")

@@ -86,6 +86,8 @@ class RowAdam(Optimizer):
     array([3, 7])
     """
 
+    __module__ = "fastadam"
+
     lr = Number("Step size; setting it takes effect at the next step and compiles nothing.")
     betas = Betas("Decay rates of the two moments.")
     eps = Number("Added to the root of the second moment.")

@@ -53,6 +53,8 @@ class SGD(Optimizer):
     True
     """
 
+    __module__ = "fastadam"
+
     lr = Number("Step size.")
     momentum = Number("Weight of the buffer; whether there is one is fixed when the optimizer is made.")
     dampening = Number("What the gradient loses on its way into the buffer.", "(-inf, inf)")
