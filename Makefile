@@ -10,7 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS_VENV := .venv-peers
 CUDA_VENV := .venv-cuda
-IN_VENV = $(VENV)/bin/python
+BIN := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+IN_VENV = $(VENV)/$(BIN)/python
 
 # Tests of compiled code that are quick uncompiled too, and the modules whose own lines then run: the threads of gang.py
 # and the products of gemm.py have stand-ins.
@@ -32,8 +33,8 @@ help:
 
 # A virtual environment gets one stamp for each extra it holds. An edit of pyproject.toml makes them all stale.
 define install
-test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+test -x $(@D)/$(BIN)/python || $(PYTHON) -m venv $(@D)
+$(@D)/$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 touch $@
 endef
 
@@ -59,26 +60,27 @@ test: $(VENV)/.installed-test
 
 # Without the imports, a peer that failed to install would only skip its tests.
 test-peers: $(PEERS_VENV)/.installed-test $(PEERS_VENV)/.installed-peers
-	$(PEERS_VENV)/bin/python -c "import jax, optax, torch"
-	$(PEERS_VENV)/bin/python -m pytest tests -m peers
+	$(PEERS_VENV)/$(BIN)/python -c "import jax, optax, torch"
+	$(PEERS_VENV)/$(BIN)/python -m pytest tests -m peers
 
 # The simulator replaces the compiler for a whole process, so each has one of its own.
 CUDA_IN_VENV := $(CUDA_VENV)/.installed-cuda $(CUDA_VENV)/.installed-cuda-test
 
 test-cuda: $(CUDA_IN_VENV)
-	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(CUDA_VENV)/bin/python -m pytest tests/test_cuda_sim.py tests/test_cuda_storage.py tests/test_cuda_network.py tests/test_cuda_data.py fastadam/cuda
-	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_code.py tests/test_cuda_missing.py --capture=no
+	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(CUDA_VENV)/$(BIN)/python -m pytest tests/test_cuda_sim.py tests/test_cuda_storage.py tests/test_cuda_network.py tests/test_cuda_data.py fastadam/cuda
+	$(CUDA_VENV)/$(BIN)/python -m pytest tests/test_cuda_code.py tests/test_cuda_missing.py --capture=no
 
 # The tests of a real GPU, and its benchmark of ten minutes, which runs whatever the tests find: make gpu NAME=h100
 gpu: $(CUDA_IN_VENV) $(CUDA_VENV)/.installed-gpu
 	@test -n "$(NAME)" || { echo "name the GPU: make gpu NAME=h100"; exit 1; }
-	$(CUDA_VENV)/bin/python -c "from fastadam.cuda.jit import require_device; require_device()"
-	$(CUDA_VENV)/bin/python -m pytest tests/test_cuda_device.py; tested=$$?; \
-	$(CUDA_VENV)/bin/python -m bench.gpu $(NAME) && exit $$tested
+	$(CUDA_VENV)/$(BIN)/python -c "from fastadam.cuda.jit import require_device; require_device()"
+	$(CUDA_VENV)/$(BIN)/python -m pytest tests/test_cuda_device.py; tested=$$?; \
+	$(CUDA_VENV)/$(BIN)/python -m bench.gpu $(NAME) && exit $$tested
 
 lint: $(VENV)/.installed-dev
 	$(IN_VENV) -m ruff check
 	$(IN_VENV) -m ruff format --check
+	$(VENV)/$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 typecheck: $(VENV)/.installed-dev
 	$(IN_VENV) -m mypy

@@ -44,14 +44,14 @@ def loop_over_codes(spec: StepSpec, update_block: Callable[..., None]) -> Callab
 def _block_views(states: int) -> Callable[..., Any]:
     """Make the function that views working memory as a block of each state."""
     view = f"memory[{{k}} * {CODE_BLOCK} : {{k}} * {CODE_BLOCK} + size], "
-    return inner(from_text("views(memory, size)", f"return ({repeated(view, states)})"))  # type: ignore[no-any-return]
+    return inner(from_text("views(memory, size)", f"return ({repeated(view, states)})"))
 
 
 def _other_rows(spec: StepSpec) -> Callable[..., Any]:
     """Make the function that views the rows after codes and scales: the average, and the copy."""
     first = 2 * len(spec.rule.states)
     average, copy = f"rows[{first}][a:b], " * spec.ema, f"rows[{first + spec.ema}][at:to], " * bool(spec.copy)
-    return inner(from_text("rest(rows, a, b, at, to)", f"return ({average}{copy})"))  # type: ignore[no-any-return]
+    return inner(from_text("rest(rows, a, b, at, to)", f"return ({average}{copy})"))
 
 
 def _decoding(rule: Rule) -> Callable[..., None]:
@@ -59,7 +59,7 @@ def _decoding(rule: Rule) -> Callable[..., None]:
     states, codecs = len(rule.states), _codecs_of(rule)
     names = {f"decode{k}": codec.decode for k, codec in enumerate(codecs)}
     lines = [f"decode{k}(rows[{k}], rows[{states + k}][a // {CODE_BLOCK}], a, values[{k}])" for k in range(states)]
-    return inner(from_text("decode(rows, a, values)", *lines, "pass", **names))  # type: ignore[no-any-return]
+    return inner(from_text("decode(rows, a, values)", *lines, "pass", **names))
 
 
 def _encoding(rule: Rule) -> Callable[..., None]:
@@ -67,7 +67,7 @@ def _encoding(rule: Rule) -> Callable[..., None]:
     states, codecs = len(rule.states), _codecs_of(rule)
     names: dict[str, Any] = {f"encode{k}": codec.encode for k, codec in enumerate(codecs)} | {"SEED": SEED}
     lines = [f"encode{k}(rows[{k}], rows[{states + k}], a, values[{k}], extra[SEED][{k}])" for k in range(states)]
-    return inner(from_text("encode(rows, a, values, extra)", *lines, "pass", **names))  # type: ignore[no-any-return]
+    return inner(from_text("encode(rows, a, values, extra)", *lines, "pass", **names))
 
 
 class _Codec(NamedTuple):

@@ -200,7 +200,7 @@ def gradient_loader(dtype: str, sums: bool, lanes: int) -> Callable[..., Any]:
         total = each(lanes, "g[{lane}] + x[{lane}]")
         lines += ["for row in range(1, rows):", f"    x = load({_OF_ROW})", f"    g = {total}"]
     names = {"word": _word, "load": access.load, "itemsize": access.itemsize}
-    return device(from_text(_HEAD, *lines, "return g", **names))  # type: ignore[no-any-return]
+    return device(from_text(_HEAD, *lines, "return g", **names))
 
 
 @functools.cache
@@ -211,7 +211,7 @@ def gradient_zeroing(dtype: str, sums: bool, lanes: int) -> Callable[..., None]:
     names = {"word": _word, "store": access.store, "itemsize": access.itemsize}
     names |= {"zeros": (np.dtype(kind).type(0),) * lanes}
     lines = (f"for row in range({rows}):", f"    store({_OF_ROW}, zeros)")
-    return device(from_text(_HEAD, *lines, **names))  # type: ignore[no-any-return]
+    return device(from_text(_HEAD, *lines, **names))
 
 
 @functools.cache
@@ -347,4 +347,4 @@ def part_of_chunk(form: Pass, *, whole: bool) -> Callable[..., None]:
     """What a thread does with its vectors of a whole chunk, or with one element."""
     text = Text(form, whole=whole)
     lines = [*text.loads(), *text.arithmetic(), *text.stores()]
-    return device(from_text(f"part({Text.ARGUMENTS})", *lines, **text.names))  # type: ignore[no-any-return]
+    return device(from_text(f"part({Text.ARGUMENTS})", *lines, **text.names))

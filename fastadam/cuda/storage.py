@@ -65,4 +65,4 @@ def dithered_store(lanes: int) -> Callable[..., None]:
     encoded = each(lanes, "encode(values[{lane}], dither({lane}, first))")
     lines = ("first = dither(index, seed)", f"store_bits(address, {encoded})")
     names = {"store_bits": row("uint16", lanes).store, "encode": formula(storage.dithered_bfloat16), "dither": dither}
-    return device(from_text("store(address, values, index, seed)", *lines, **names))  # type: ignore[no-any-return]
+    return device(from_text("store(address, values, index, seed)", *lines, **names))

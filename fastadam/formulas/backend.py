@@ -46,7 +46,7 @@ class Backend:
         assert isinstance(formula, FunctionType)
         own = dict(formula.__globals__)
         for name in _globals_read_by(formula):
-            meant = own.get(name, getattr(builtins, name, None))
+            meant: Any = own.get(name, getattr(builtins, name, None))
             if _is_hashable(meant) and (meant in self._primitives or _is_formula(meant)):
                 own[name] = self(meant)
         return FunctionType(formula.__code__, own, formula.__name__, formula.__defaults__, formula.__closure__)

@@ -203,7 +203,7 @@ class Optimizer:
             return None
         if max_norm is None:
             return 1.0 / scale
-        return rules.clip_factor(norm / scale, max_norm) / scale  # type: ignore[no-any-return]
+        return rules.clip_factor(norm / scale, max_norm) / scale
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
