@@ -30,7 +30,7 @@ def drop(Z, rows, units, layer, seed, step, rate):
 
 @functools.cache
 def drop_address(dtype: np.dtype[Any]) -> Any:
-    """Where `drop` stands."""
+    """Address of `drop`."""
     integer, matrix = types.int64, types.Array(numba.from_dtype(dtype), 2, "C")
     return address_of(
         drop, matrix, types.Array(integer, 1, "C"), integer, integer, integer, integer, types.float64

@@ -17,7 +17,7 @@ from fastadam.formulas.step import EMA, HYPER, SEED, StepSpec, preparation
 
 @functools.cache
 def step_scalars(rule: rules.Rule) -> Callable[..., Any]:
-    """What computes the rule's scalars of step `t` in float64, and rounds each once to the type of `like`.
+    """Make the function that computes the scalars of step `t` in float64, and rounds each once to the type of `like`.
 
     The hyper-parameters are elements of the flat float64 array `group`, from `HYPER` on.
     """
@@ -32,7 +32,7 @@ def step_scalars(rule: rules.Rule) -> Callable[..., Any]:
 
 @functools.cache
 def element_loop(spec: StepSpec) -> Callable[..., None]:
-    """The loop over elements `start:stop` of the state, whose rows are flat arrays: the rule's, then the average.
+    """Make the loop over elements `start:stop` of the state, whose rows are flat arrays: the rule's, then the average.
 
     Element i of the state belongs to element `i - shift` of `p` and `g`.
     """
@@ -44,7 +44,9 @@ def element_loop(spec: StepSpec) -> Callable[..., None]:
 
     @inner
     def loop(p, g, rows, start, stop, shift, decay, scalars, extra):
-        for i in range(np.uint64(start), np.uint64(stop)):  # a signed index might count from the end: no vectors then
+        for i in range(
+            np.uint64(start), np.uint64(stop)
+        ):  # a signed index could count from the end, which blocks vectorisation
             k = i - np.uint64(shift)
             pi, gi = prepare(p[k], read(g[k]), decay, extra)
             new = update(pi, gi, *(load(rows, i) + scalars))
@@ -56,7 +58,7 @@ def element_loop(spec: StepSpec) -> Callable[..., None]:
 
 
 def _update(rule: rules.Rule) -> Callable[..., Any]:
-    """The rule, returning a tuple also where it has no state."""
+    """Compile a rule so that it returns a tuple, also without a state."""
     update = formula(rule.update)
     if rule.states:
         return update
@@ -64,7 +66,7 @@ def _update(rule: rules.Rule) -> Callable[..., Any]:
 
 
 def _access(states: int, form: str) -> tuple[Callable[..., Any], Callable[..., None]]:
-    """What loads an element's state as a tuple, and what stores it from behind the parameter."""
+    """Make the functions that load the state of an element as a tuple, and store it from after the parameter."""
     item, assignment = "rows[{k}][i]", "rows[{k}][i] = new[{k} + 1]"
     if form == "bfloat16":
         item = "decoded(rows[{k}][i])"
@@ -76,7 +78,7 @@ def _access(states: int, form: str) -> tuple[Callable[..., Any], Callable[..., N
 
 
 def _completion(spec: StepSpec) -> Callable[..., None]:
-    """What comes after the rule: the average and the copy of the parameters, and the gradient's end."""
+    """Make the function that follows the rule: average and copy of the parameters, and zeroing of the gradient."""
     zero_grad = spec.zero_grad
     average_at = len(spec.rule.states)
     average = f"row = rows[{average_at}]; row[i] = averaged(row[i], new, extra[EMA])"

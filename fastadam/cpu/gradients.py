@@ -16,12 +16,12 @@ from fastadam.cpu.views import array_at, empty_of, empty_stored, stack_array
 from fastadam.formulas.step import G_AT, OFFSET, SIZE
 
 SUM_BLOCK = 1024
-"""Elements whose gradients are summed, or decoded for their norm, at a time."""
+"""Number of elements whose gradients are summed, or decoded for their norm, at a time."""
 
 
 @functools.cache
 def gradient_sum(dtype: str, grad: str) -> Callable[..., None]:
-    """What sums the gradients of a segment, from element `at` on, over their rows and in the order of these."""
+    """Make the function that sums the gradients of a segment, from element `at` on, over their rows in order."""
     like, read = empty_stored(dtype, grad), DECODERS[grad]
     itemsize = like.itemsize
 
@@ -44,7 +44,7 @@ def gradient_sum(dtype: str, grad: str) -> Callable[..., None]:
 
 @functools.cache
 def norm_kernel(dtype: str, grad: str, sums: bool, parallel: bool) -> Callable[..., None]:
-    """The sums of squares of blocks of the gradient, in float64: of fixed size, so the same on any threads."""
+    """Sum the squares of each block of the gradient in float64; blocks have a fixed size for any number of threads."""
     like, sum_rows, work = empty_of(dtype), gradient_sum(dtype, grad), stack_array(SUM_BLOCK)
     direct = not (sums or grad)
 
@@ -90,9 +90,9 @@ def norm_kernel(dtype: str, grad: str, sums: bool, parallel: bool) -> Callable[.
 
 
 def gradient_norm(segments: Array, dtype: str, grad: str, parallel: bool) -> float:
-    """The Euclidean norm of the sum of all rows of gradients; infinite or NaN just where that is.
+    """Euclidean norm of the sum of all rows of gradients; infinite or NaN only if that sum is.
 
-    Squares may overflow where the gradients do not: then they are summed again in float64.
+    If squares overflow where the gradients do not, they are summed again in float64.
     """
     results = np.empty(-(-int(segments[OFFSET, -1]) // BLOCK))
     norm_kernel(dtype, grad, len(segments) > G_AT + 1, parallel)(segments, results)
@@ -101,7 +101,7 @@ def gradient_norm(segments: Array, dtype: str, grad: str, parallel: bool) -> flo
 
 
 def _scaled_norm(segments: Array, dtype: str, grad: str) -> float:
-    """The same by way of the largest element."""
+    """The same norm, computed relative to the largest element."""
     pieces = [np.empty(size, dtype) for size in segments[SIZE, :-1]]
     for k, piece in enumerate(pieces):
         sum_kernel(dtype, grad)(segments, k, piece)
@@ -113,7 +113,7 @@ def _scaled_norm(segments: Array, dtype: str, grad: str) -> float:
 
 @functools.cache
 def sum_kernel(dtype: str, grad: str) -> Callable[..., None]:
-    """The gradient of a segment, summed over its rows, for Python."""
+    """Sum the gradient of a segment over its rows, for a call from Python."""
     sum_rows = gradient_sum(dtype, grad)
 
     @kernel(variant=f"{dtype}_{grad}")

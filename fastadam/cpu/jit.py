@@ -1,4 +1,4 @@
-"""The house decorators: every compiled function of the package gets the same flags, and they are written here.
+"""The decorators of the package: every compiled function gets the same flags, which are written here.
 
 Strict IEEE arithmetic (no fastmath), NumPy's error model (without it each division is a branch and no loop vectorises),
 the GIL released, and a disk cache that cannot be stale.
@@ -43,7 +43,7 @@ def kernel(
 def inner(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
     """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own.
 
-    Python cannot call it, which saves a sixth of the time to compile. A loop with a call in it is no vector loop:
+    Python cannot call it, which saves a sixth of the time to compile. A loop that contains a call is not vectorised:
     `forceinline` is for functions that a loop needs, and that LLVM might find too large to write into it.
     """
     flags = _FLAGS | {"forceinline": forceinline}
@@ -62,14 +62,14 @@ def _call_template(template_of: Callable[..., Any], args: tuple[Any, ...], kws: 
 def inlined(function: Callable[..., Any]) -> Any:
     """Let a function be written into its callers before they are compiled.
 
-    Numba compiles, and optimises, all that a function calls once more with each function around it. In a deep pile of
-    functions the outer ones are therefore better inlined.
+    Numba compiles and optimises everything that a function calls once more with each enclosing function. In a deep stack
+    of functions it is therefore better to inline the outer ones.
     """
     return numba.njit(inline="always", **_FLAGS)(function)
 
 
 def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> Any:
-    """What calls one function with a float32 and another with a float64; in compiled code, a part of what calls it."""
+    """Make a function that calls `single` with a float32 and `double` with a float64; compiled code inlines it."""
 
     def function(x):
         with np.errstate(all="ignore"):

@@ -1,4 +1,12 @@
-"""The activations of a layer, forward and backward, compiled for the CPU."""
+"""Activations over a block of rows, compiled for the CPU.
+
+The network calls these loops by address, so that one compiled network serves every activation, and each activation is
+compiled when it is first used.
+
+The loops run over all elements of a block instead of over each row, so that they are vectorised for layers of few units
+too. If rows are padded, the padding is computed as well, and nobody reads it. Activations that are cheaper than another
+pass over memory are computed row by row, together with the bias.
+"""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +24,7 @@ from fastadam.formulas.activations import ACTIVATIONS, identity
 
 @functools.cache
 def forward_kernel(name: str) -> Callable[..., None]:
-    """Z ← f(Z + b); K, unless it has no rows, keeps what the derivative is computed from."""
+    """Compute Z ← f(Z + b); K, unless it has no rows, keeps what the derivative is computed from."""
     activation = ACTIVATIONS[name]
     value, nothing, by_input = vector_formula(activation.value), vector_formula(identity), activation.by_input
     of_row, of_block = (value, nothing) if activation.piecewise_linear else (nothing, value)
@@ -42,14 +50,14 @@ def forward_kernel(name: str) -> Callable[..., None]:
 
 @functools.cache
 def backward_kernel(name: str) -> Callable[..., None]:
-    """D ← D · f'(z), from what the layer kept."""
+    """Compute D ← D · f'(z) from what the layer kept."""
     backward = vector_formula(ACTIVATIONS[name].backward)
 
     @kernel(variant=name)
     def differentiate(D, X):
         t = D.dtype.type
         D, X = view(D, 0, (D.size,)), view(X, 0, (X.size,))
-        for i in range(D.size):  # what is read is read always: a load in a branch is no vector
+        for i in range(D.size):  # load unconditionally: a load in a branch blocks vectorisation
             d, x = D[i], X[i]
             D[i] = backward(d, x, t)
 
@@ -58,7 +66,7 @@ def backward_kernel(name: str) -> Callable[..., None]:
 
 @functools.cache
 def addresses(names: tuple[str, ...], dtype: np.dtype[Any], backward: bool) -> tuple[Any, ...]:
-    """Where the loops of these activations stand: for the layers in turn."""
+    """Addresses of the loops of these activations, layer by layer."""
     element = numba.from_dtype(dtype)
     flat, matrix = numba.types.Array(element, 1, "C"), numba.types.Array(element, 2, "C")
     if backward:

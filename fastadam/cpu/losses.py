@@ -1,4 +1,4 @@
-"""The losses, compiled for the CPU."""
+"""Losses over a block of rows, compiled for the CPU; the network calls them by address."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from fastadam.formulas.losses import LOSSES, class_log_loss
 def loss_kernel(name: str) -> Callable[..., float]:
     """Turn outputs into deltas, in place, and return the weighted sum of the losses of these rows.
 
-    `scale` is what the gradient is divided by: the total weight of the batch.
+    `scale` is the divisor of the gradient: the total weight of the batch.
     """
     return _softmax_kernel() if LOSSES[name].term is None else _elementwise_kernel(name)
 
@@ -58,7 +58,7 @@ def _softmax_kernel() -> Callable[..., float]:
             for j in range(classes):
                 Z[i, j] -= largest
         flat = view(Z, 0, (Z.size,))
-        for i in range(flat.size):  # a loop of whole vectors, for few classes too
+        for i in range(flat.size):  # vectorised for few classes too
             flat[i] = exp(flat[i])
         for i in range(rows.size):
             weight = weights[rows[i]] if weights.size else t(1)
@@ -78,7 +78,7 @@ def _softmax_kernel() -> Callable[..., float]:
 
 @functools.cache
 def loss_address(name: str, dtype: np.dtype[Any]) -> Any:
-    """Where the loop of a loss stands."""
+    """Address of the loop of a loss."""
     element = numba.from_dtype(dtype)
     flat, matrix = numba.types.Array(element, 1, "C"), numba.types.Array(element, 2, "C")
     rows, number = numba.types.Array(numba.types.int64, 1, "C"), numba.types.float64
@@ -88,7 +88,7 @@ def loss_address(name: str, dtype: np.dtype[Any]) -> Any:
 def predictions(
     link: str, Z: Array, exp: Callable[..., Array] = np.exp, logistic: Callable[..., Array] = expit
 ) -> Array:
-    """Make predictions of a network's outputs, in place; an array of another library comes with its functions."""
+    """Turn outputs of a network into predictions, in place; pass the functions of another library for its arrays."""
     if link == "exp":
         exp(Z, out=Z)
     elif link == "logistic":

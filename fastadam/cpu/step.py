@@ -1,9 +1,9 @@
-"""The rules compiled for the CPU: the loop, its parallel form, and the one-pass step over many arrays.
+"""The one-pass step over many arrays, serial and parallel.
 
-Reads from the inside out: `element_loop` is a rule, with all that is done in the same pass, in a loop over flat arrays;
-`array_blocks` runs it over the virtual concatenation of any number of arrays; `step_kernel` is what Python launches.
-The factories take what is fixed for the life of an optimizer, a `Variant`, as constants, so that the loops hold no
-branch; all are compiled on first use. How numbers are stored in fewer bytes is in `formats.py`.
+Read from the inside out: `element.element_loop` is a rule, with all that is done in the same pass, in a loop over flat
+arrays; `array_blocks` runs it over the virtual concatenation of any number of arrays; `step_kernel` is launched from
+Python. The factories take what is fixed for the life of an optimizer, a `StepSpec`, as constants, so that the loops have
+no branches; everything is compiled on first use.
 """
 
 import functools
@@ -28,7 +28,7 @@ _seed_of = formula(storage.seed_of)
 
 @functools.cache
 def row_reader(spec: StepSpec, dtype: DTypeLike) -> Callable[..., Any]:
-    """What makes arrays of the rows of the state, from their addresses."""
+    """Make the function that turns the addresses of the rows of the state into arrays."""
     rule, parts = spec.rule, []
     whole = {"": empty_of(dtype), "bfloat16": empty_of(np.uint16), "uint8": empty_of(np.uint8)}[spec.state]
     kinds: list[Any] = [whole for _ in rule.states]
@@ -42,10 +42,10 @@ def row_reader(spec: StepSpec, dtype: DTypeLike) -> Callable[..., Any]:
 
 @functools.cache
 def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
-    """The loop over elements `start:stop` of the virtual concatenation of separate arrays.
+    """Make the loop over elements `start:stop` of the virtual concatenation of separate arrays.
 
-    `segments` says where they lie, `rows_at` has the addresses of the rows of the state, and `settings` a row of
-    hyper-parameters for each group.
+    `segments` says where they lie, `state_addresses` has the addresses of the rows of the state, and `settings` a row
+    of hyper-parameters for each group.
     """
     apply, read_rows, scalars_of = _application(spec, dtype), row_reader(spec, dtype), step_scalars(spec.rule)
     extra_of, like = _extra(spec), empty_of(dtype)
@@ -60,7 +60,7 @@ def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
         group = segments[GROUP, k]
         scalars, decay = scalars_of(like, t, settings[group]), cast_like(like, (settings[group, DECAY],))
         while start < stop:
-            last = segments[OFFSET, k] + segments[SIZE, k]  # what lies between segments belongs to none
+            last = segments[OFFSET, k] + segments[SIZE, k]  # elements between segments belong to none
             if start < last and settings[segments[GROUP, k], ACTIVE] != 0:
                 if segments[GROUP, k] != group:
                     group = segments[GROUP, k]
@@ -73,7 +73,7 @@ def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
 
 
 def _application(spec: StepSpec, dtype: str) -> Callable[..., None]:
-    """What runs the loop over elements `start:stop` of the concatenation, all of them of segment k."""
+    """Make the function that runs the loop over elements `start:stop` of the concatenation, all in segment k."""
     if spec.sums:
         return _application_to_sums(spec, dtype)
     loop, with_copy = element_loop(spec), _copy_reader(spec)
@@ -90,7 +90,7 @@ def _application(spec: StepSpec, dtype: str) -> Callable[..., None]:
 
 
 def _application_to_sums(spec: StepSpec, dtype: str) -> Callable[..., None]:
-    """The same where there are several rows of gradients: they are summed piece by piece, in cache."""
+    """The same for several rows of gradients, which are summed piece by piece in cache."""
     loop, with_copy = element_loop(spec._replace(zero_grad=False, grad="")), _copy_reader(spec)
     sum_rows, work, like = gradient_sum(dtype, spec.grad), stack_array(SUM_BLOCK), empty_of(dtype)
     like_g, zero_grad, itemsize = empty_stored(dtype, spec.grad), spec.zero_grad, np.dtype(dtype).itemsize
@@ -112,7 +112,7 @@ def _application_to_sums(spec: StepSpec, dtype: str) -> Callable[..., None]:
 
 
 def _copy_reader(spec: StepSpec) -> Callable[..., Any]:
-    """What joins the copy of a segment to the rows, if there is one."""
+    """Make the function that appends the copy of a segment to the rows, if there is one."""
     if not spec.copy:
         return inner(lambda rows, at, size: rows)
     like = empty_of(np.uint16)
@@ -121,7 +121,7 @@ def _copy_reader(spec: StepSpec) -> Callable[..., Any]:
 
 @functools.cache
 def step_kernel(spec: StepSpec, dtype: str, parallel: bool) -> Callable[..., None]:
-    """One step over separate arrays in one call, serial or parallel; the results are the same bits."""
+    """Compile one step over separate arrays in one call; the serial and the parallel form have the same bits."""
     blocks, cached, name = array_blocks(spec, dtype), spec.rule.cached, f"{spec}_{dtype}"
     if parallel:
 
@@ -142,7 +142,7 @@ def step_kernel(spec: StepSpec, dtype: str, parallel: bool) -> Callable[..., Non
 
 
 def _extra(spec: StepSpec) -> Callable[..., Any]:
-    """What reads the extra scalars, and adds a seed for each state that is dithered."""
+    """Make the function that reads the extra scalars, and adds a seed for each dithered state."""
     take = taker(0, SEED)
     count = len(spec.rule.states) if spec.state else 0
     seeds = inner(from_text("seeds(t)", f"return ({repeated('seed_of(t, {k}), ', count)})", seed_of=_seed_of))

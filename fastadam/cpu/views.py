@@ -15,17 +15,17 @@ from fastadam.cpu.memory import ALIGNMENT, array_in_memory
 
 
 def empty_of(dtype: DTypeLike) -> Array:
-    """An array of no elements: it tells `array_at` the type of what lies at an address."""
+    """Empty array, which tells `array_at` the type of the elements at an address."""
     return np.empty(0, dtype)
 
 
 def empty_stored(dtype: DTypeLike, form: str) -> Array:
-    """The same for numbers in a form of storage."""
+    """The same for numbers in a form of storage, which are held as bits."""
     return empty_of(np.uint16 if form else dtype)
 
 
 def taker(first: int, count: int) -> Any:
-    """What takes `count` elements of a flat array, from `first` on, as a tuple; both are compiled in."""
+    """Make the function that takes `count` elements of a flat array, from `first` on, as a tuple."""
     if JIT_DISABLED:
         return lambda array: tuple(array[first : first + count])
 
@@ -42,7 +42,7 @@ def taker(first: int, count: int) -> Any:
 
 
 def stack_array(count: int) -> Any:
-    """What gives a flat array of `count` elements of `like`'s type that lasts as long as the calling function."""
+    """Make the function that allocates `count` elements of `like`'s type on the stack of its caller."""
     if JIT_DISABLED:
         return lambda like: np.empty(count, like.dtype)
 

@@ -1,1 +1,1 @@
-"""Formulas of every algorithm, as plain scalar functions, and what describes a step: no Numba here."""
+"""Formulas of every algorithm, as plain scalar functions, and the description of a step. Nothing here imports Numba."""

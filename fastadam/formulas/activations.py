@@ -1,12 +1,7 @@
-"""The hidden activations: of each, two scalar functions, and the loops over a block of rows made of them.
+"""Activations of the hidden layers: two scalar functions for each.
 
-The network calls the loops by their address, so that one compiled network serves every activation, each of which is
-compiled where it is first used. A scalar function takes the type of the elements as its last argument: a plain number
-would make float32 arithmetic float64. What it calls of `math` is, in the loops of this module, that of `elementary`.
-
-The loops run over all elements of a block and not over each row: so they are loops of whole vectors for a layer of few
-units too. Where rows are padded, the padding goes with them, and nobody reads it. But what costs less than another pass
-over memory is done row by row, with the bias.
+A function takes the type of the elements as its last argument, since a plain number would make float32 arithmetic
+float64.
 """
 
 import math
@@ -15,15 +10,16 @@ from typing import Any, NamedTuple
 
 
 class Activation(NamedTuple):
-    """A function of what goes into a unit, and how it carries a gradient back."""
+    """An activation function and its derivative."""
 
     value: Callable[..., Any]
     """`value(z, t)` for elements of type `t`."""
     backward: Callable[..., Any]
-    """`backward(d, x, t)` is d times the derivative; x is what came out, or what went in where `by_input` says so."""
+    """`backward(d, x, t)` returns d times the derivative at x: the output, or the input if `by_input`."""
     by_input: bool = False
+    """Whether the derivative is computed from the input."""
     piecewise_linear: bool = False
-    """Whether it costs less than another pass over memory."""
+    """Whether it is cheaper than another pass over memory."""
 
 
 def identity(z, t):

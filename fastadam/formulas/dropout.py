@@ -1,7 +1,7 @@
-"""Dropout: which units are off is a function of a seed, the step, the sample, the layer and the unit.
+"""Dropout masks as a function of a seed, the step, the sample, the layer and the unit.
 
-So it is the same on any number of threads and on a GPU, and need not be remembered from the forward pass to the
-backward one.
+A mask is therefore the same on any number of threads and on a GPU, and the backward pass recomputes the one of the forward
+pass instead of storing it.
 """
 
 from collections.abc import Callable
@@ -17,25 +17,25 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def mixed(x):
-    """A bijection of 64 bits, each of which depends on all: the end of SplitMix64 (Steele, Lea & Flood 2014)."""
+    """Mix 64 bits bijectively, so that each depends on all: the finalizer of SplitMix64 (Steele, Lea & Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * _FIRST
     x = (x ^ (x >> np.uint64(27))) * _SECOND
     return x ^ (x >> np.uint64(31))
 
 
 class Mask(NamedTuple):
-    """What says which units are off, in three functions: the outer ones are of what changes less often."""
+    """Which units are dropped, in three functions: the outer ones depend on what changes less often."""
 
     of_step: Callable[..., Any]
-    """`of_step(seed, step)` gives 64 bits."""
+    """`of_step(seed, step)` returns 64 bits."""
     of_row: Callable[..., Any]
-    """`of_row(bits of the step, sample, layer)` gives 64 bits."""
+    """`of_row(bits of the step, sample, layer)` returns 64 bits."""
     is_off: Callable[..., Any]
     """`is_off(bits of the row, unit, limit)`; see `limit_of`."""
 
 
 def mask_by(backend: Backend) -> Mask:
-    """The mask, compiled for a backend."""
+    """Compile the mask for a backend."""
     mix = backend(mixed)
 
     @backend
@@ -54,5 +54,5 @@ def mask_by(backend: Backend) -> Mask:
 
 
 def limit_of(rate):
-    """Of 2³² values of 32 bits, how many mean that a unit is off."""
+    """Number of the 2³² values of 32 bits that drop a unit."""
     return np.uint64(rate * 2.0**32)

@@ -1,7 +1,7 @@
-"""The losses: scalar functions of a network's output and the target, and the loops over a block of rows made of them.
+"""Losses: scalar functions of an output of the network and its target.
 
-As the activations, they are called by their address. What a network puts out is turned into a prediction by the link of
-its loss; the loss and its derivative are computed from what it puts out before the link.
+The link of a loss turns outputs into predictions; the loss and its derivative are computed from the outputs before the
+link.
 """
 
 import math
@@ -13,12 +13,12 @@ class Loss(NamedTuple):
     """A loss of one output, or of a row of them."""
 
     link: str
-    """What makes predictions of outputs: scikit-learn's `out_activation_`."""
+    """Function that turns outputs into predictions: scikit-learn's `out_activation_`."""
     term: Callable[..., Any] | None
-    """`term(z, y, s, t)` gives the loss of an output and its derivative; `s` is the loss's own number, `t` the type.
-    None of the one loss that is of a whole row: see `class_log_loss`."""
+    """`term(z, y, s, t)` returns the loss of an output and its derivative; `s` is the parameter of the loss, `t` the type.
+    None for the loss of a whole row, see `class_log_loss`."""
     averaged: bool = True
-    """Whether the loss of a sample is the mean over its outputs, or their sum."""
+    """Whether the loss of a sample is the mean over its outputs, instead of their sum."""
 
 
 def squared_error(z, y, s, t):
@@ -58,16 +58,16 @@ def poisson(z, y, s, t):
 
 
 def log_loss(z, y, s, t):
-    """The log-loss of a probability 1 / (1 + exp(-z)), which is kept from 0 and 1 by `s`, the type's epsilon."""
+    """The log-loss of a probability 1 / (1 + exp(-z)), clipped to [s, 1 - s], where `s` is the epsilon of the type."""
     p = t(1) / (t(1) + math.exp(-z))
     clipped = min(max(p, s), t(1) - s)
     return -(y * math.log(clipped) + (t(1) - y) * math.log(t(1) - clipped)), p - y
 
 
 def class_log_loss(p, y, s, t):
-    """The part of one class in the log-loss of a row, and its derivative by the output, from the class's probability.
+    """Contribution of one class to the log-loss of a row, and its derivative, from the probability of the class.
 
-    In the loss alone, the probability is kept from 0 and 1 by `s`, the type's epsilon.
+    Only in the loss, the probability is clipped to [s, 1 - s], where `s` is the epsilon of the type.
     """
     return t(0) if y == t(0) else -(y * math.log(min(max(p, s), t(1) - s))), p - y
 

@@ -1,4 +1,4 @@
-"""The description of a network that every backend shares: its data, its shapes, its update."""
+"""Description of a network that the backends share: its data, its shapes, its update."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,18 +9,18 @@ from fastadam.formulas.step import StepSpec
 
 
 class Update(NamedTuple):
-    """An update as the engine makes it: what is compiled, where its state lies, and its hyper-parameters."""
+    """Update of the parameters of a network: its description, its state and its hyper-parameters."""
 
     spec: StepSpec
     """With `decay="coupled"`, `alpha` is the strength of an L2 penalty on the weights, which is part of the loss."""
     state_addresses: Array
-    """The address of each state of the rule, flat arrays that must outlive the engine."""
+    """Address of each state of the rule: flat arrays that must outlive the engine."""
     group: Array
-    """A group's row of the optimizer's table, see `cpu.HYPER`; a later one is given with each epoch."""
+    """Row of the optimizer's settings; each epoch is given a later one."""
 
 
 class Samples(NamedTuple):
-    """The data as the kernels read it: dense rows or, where `X` has no rows, those of a CSR matrix."""
+    """Data as the kernels read it: dense rows or, if `X` has no rows, the rows of a CSR matrix."""
 
     X: Array
     data: Array
@@ -28,14 +28,11 @@ class Samples(NamedTuple):
     indptr: Array
     y: Array
     weight: Array
-    """One weight a sample, or empty."""
-
-
-# --- the Python side ------------------------------------------------------------------------------------------------
+    """Weight of each sample, or empty."""
 
 
 def shapes_of(units: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters of a network with these units a layer: W0, b0, W1, b1, ..."""
+    """Names and shapes of the parameters of a network, given the units of its layers: W0, b0, W1, b1, ..."""
     shapes: dict[str, tuple[int, ...]] = {}
     for k, (fan_in, fan_out) in enumerate(pairwise(units)):
         shapes |= {f"W{k}": (fan_in, fan_out), f"b{k}": (fan_out,)}

@@ -1,10 +1,10 @@
 """The update rules: one plain scalar function per algorithm.
 
 Every backend compiles *these* function objects: there is no second copy of a formula anywhere. A rule takes one
-parameter, its gradient and its state, and returns them updated; all its scalars are of the parameter's own type, so a
-float32 rule never computes in float64. What depends on the step alone (bias correction) is in the `*_scalars` function
-beside the rule, which is computed once a step in float64 from the step's number `t`, counted from 1, and from the
-hyper-parameters. The two together, with their names, are a :class:`Rule`.
+parameter, its gradient and its state, and returns them updated; all its scalars have the type of the parameter, so a
+float32 rule never computes in float64. What depends only on the step (bias correction) is computed by the `*_scalars`
+function next to the rule, once per step and in float64, from the step number `t`, counted from 1, and the
+hyper-parameters. Both, with their names, make a :class:`Rule`.
 
 Forms and defaults are PyTorch's, unless a rule says otherwise.
 """
@@ -15,23 +15,23 @@ from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """An algorithm: what a step does to an element, and what the step does it with."""
+    """An algorithm: its update of one element, the scalars of a step, and the names of its state."""
 
     name: str
     update: Callable[..., Any]
     """`update(p, g, *state, *scalars)` returns p, or a tuple of p and the state."""
     scalars: Callable[..., tuple[float, ...]]
-    """`scalars(t, *hyper)` returns what `update` takes behind the state."""
+    """`scalars(t, *hyper)` returns the arguments of `update` after the state."""
     states: tuple[str, ...]
-    """What each element has beside its parameter; zeros before the first step."""
+    """State of each element; zeros before the first step."""
     hyper: tuple[str, ...]
     """The hyper-parameters, in the order in which `scalars` takes them."""
     positive: tuple[str, ...] = ()
-    """Those states that are never negative, as sums of squares are."""
+    """States that are never negative, such as sums of squares."""
     carry: Callable[..., float] | None = None
-    """`carry(t, *hyper)` is what the last hyper-parameter becomes behind step `t`, if a step changes it."""
+    """`carry(t, *hyper)` returns the last hyper-parameter after step `t`, for a rule whose steps change it."""
     cached: bool = True
-    """Whether its compiled form may be kept on disk: not that of a user's own rule, whose source no cache knows."""
+    """Whether the compiled rule may be cached on disk. A user's own rule may not: the cache does not know its source."""
 
 
 # --- gradient descent -------------------------------------------------------------------------------------------------
@@ -43,12 +43,12 @@ def sgd(p, g, lr):
 
 
 def sgd_scalars(t, lr):
-    """The rate."""
+    """Scalars of `sgd`."""
     return (lr,)
 
 
 def momentum(p, g, buffer, lr, mass, weight):
-    """Gradient descent with momentum, in PyTorch's form: the rate is outside of the buffer."""
+    """Gradient descent with momentum, in PyTorch's form: the learning rate is not part of the buffer."""
     buffer = mass * buffer + weight * g
     return p - lr * buffer, buffer
 
@@ -60,7 +60,7 @@ def nesterov(p, g, buffer, lr, mass, weight):
 
 
 def velocity(p, g, v, lr, mass):
-    """Gradient descent with momentum, in scikit-learn's form: the rate is inside of the velocity."""
+    """Gradient descent with momentum, in scikit-learn's form: the learning rate is part of the velocity."""
     v = mass * v - lr * g
     return p + v, v
 
@@ -72,30 +72,30 @@ def velocity_nesterov(p, g, v, lr, mass):
 
 
 def velocity_scalars(t, lr, mass):
-    """The same in each step."""
+    """Scalars of `velocity`: independent of the step."""
     return lr, mass
 
 
 def momentum_scalars(t, lr, mass, dampening):
-    """The first gradient enters the buffer undampened."""
+    """Scalars of `momentum`: the first gradient enters the buffer undampened."""
     return lr, mass, 1.0 - dampening if t > 1 else 1.0
 
 
 def keep(p, g, gradient):
-    """No step at all: the gradient is kept, for a method that steps by itself."""
+    """Keep the gradient and leave the parameter, for a method that takes its own steps."""
     return p, g
 
 
 def keep_scalars(t):
-    """None."""
+    """Scalars of `keep`: none."""
     return ()
 
 
-# --- rates for each element -------------------------------------------------------------------------------------------
+# --- adaptive learning rates -------------------------------------------------------------------------------------------
 
 
 def rmsprop(p, g, square_avg, lr, alpha, one_minus_alpha, eps):
-    """RMSprop (Hinton 2012); eps is added to the root."""
+    """RMSprop (Hinton 2012); `eps` is added to the root."""
     square_avg = alpha * square_avg + one_minus_alpha * (g * g)
     return p - lr * g / (math.sqrt(square_avg) + eps), square_avg
 
@@ -108,14 +108,14 @@ def rmsprop_momentum(p, g, square_avg, buffer, lr, alpha, one_minus_alpha, eps, 
 
 
 def rmsprop_centered(p, g, square_avg, grad_avg, lr, alpha, one_minus_alpha, eps):
-    """RMSprop by the variance of the gradient in place of its square (Graves 2013)."""
+    """RMSprop normalised by the variance of the gradient instead of its mean square (Graves 2013)."""
     square_avg = alpha * square_avg + one_minus_alpha * (g * g)
     grad_avg = grad_avg + one_minus_alpha * (g - grad_avg)
     return p - lr * g / (math.sqrt(square_avg - grad_avg * grad_avg) + eps), square_avg, grad_avg
 
 
 def rmsprop_centered_momentum(p, g, square_avg, grad_avg, buffer, lr, alpha, one_minus_alpha, eps, mass):
-    """Both."""
+    """Centered RMSprop with a momentum buffer."""
     square_avg = alpha * square_avg + one_minus_alpha * (g * g)
     grad_avg = grad_avg + one_minus_alpha * (g - grad_avg)
     buffer = mass * buffer + g / (math.sqrt(square_avg - grad_avg * grad_avg) + eps)
@@ -123,23 +123,23 @@ def rmsprop_centered_momentum(p, g, square_avg, grad_avg, buffer, lr, alpha, one
 
 
 def rmsprop_scalars(t, lr, alpha, eps):
-    """The same in each step."""
+    """Scalars of `rmsprop`: independent of the step."""
     return lr, alpha, 1.0 - alpha, eps
 
 
 def rmsprop_momentum_scalars(t, lr, alpha, eps, mass):
-    """The same in each step."""
+    """Scalars of `rmsprop_momentum`: independent of the step."""
     return lr, alpha, 1.0 - alpha, eps, mass
 
 
 def adagrad(p, g, total, lr, eps):
-    """Adagrad (Duchi, Hazan & Singer 2011): divide by the root of all squared gradients' sum."""
+    """Adagrad (Duchi, Hazan & Singer 2011): divide by the root of the sum of all squared gradients."""
     total = total + g * g
     return p - lr * g / (math.sqrt(total) + eps), total
 
 
 def adagrad_scalars(t, lr, lr_decay, eps):
-    """The rate falls with the number of steps before this one."""
+    """Scalars of `adagrad`: the learning rate decreases with the number of earlier steps."""
     return lr / (1.0 + (t - 1) * lr_decay), eps
 
 
@@ -152,11 +152,11 @@ def adadelta(p, g, square_avg, acc_delta, lr, rho, one_minus_rho, eps):
 
 
 def adadelta_scalars(t, lr, rho, eps):
-    """The same in each step."""
+    """Scalars of `adadelta`: independent of the step."""
     return lr, rho, 1.0 - rho, eps
 
 
-# --- Adam and its kin -------------------------------------------------------------------------------------------------
+# --- Adam and its variants -------------------------------------------------------------------------------------------------
 
 
 def adam(p, g, m, v, step_size, inv_sqrt_c2, beta1, one_minus_beta1, beta2, one_minus_beta2, eps):
@@ -171,22 +171,22 @@ def amsgrad(p, g, m, v, v_max, step_size, inv_sqrt_c2, beta1, one_minus_beta1, b
     """AMSGrad (Reddi et al. 2018) in PyTorch's form: `v_max` is the maximum of the raw, uncorrected `v`."""
     m = beta1 * m + one_minus_beta1 * g
     v = beta2 * v + one_minus_beta2 * (g * g)
-    v_max = max(v, v_max)  # in this order NaN stays: it is v that is NaN first, and `max` keeps its first argument then
+    v_max = max(v, v_max)  # NaN is kept in this order: v becomes NaN first, and `max` then keeps its first argument
     p = p - step_size * m / (math.sqrt(v_max) * inv_sqrt_c2 + eps)
     return p, m, v, v_max
 
 
 def adam_scalars(t, lr, beta1, beta2, eps):
-    """The paper's and PyTorch's form."""
+    """Scalars of `adam` in the form of the paper and of PyTorch."""
     c1 = 1.0 - math.pow(beta1, float(t))
     c2 = 1.0 - math.pow(beta2, float(t))
     return lr / c1, 1.0 / math.sqrt(c2), beta1, 1.0 - beta1, beta2, 1.0 - beta2, eps
 
 
 def adam_hat_scalars(t, lr, beta1, beta2, eps):
-    """The form of the end of section 2 of the paper, "epsilon hat": eps is added to the uncorrected root.
+    """Scalars of `adam` in the "epsilon hat" form (end of section 2 of the paper): eps is added to the uncorrected root.
 
-    scikit-learn, Keras and PyTorch's SparseAdam have it.
+    scikit-learn, Keras and PyTorch's SparseAdam use it.
     """
     c1 = 1.0 - math.pow(beta1, float(t))
     c2 = 1.0 - math.pow(beta2, float(t))
@@ -194,15 +194,15 @@ def adam_hat_scalars(t, lr, beta1, beta2, eps):
 
 
 def adamax(p, g, exp_avg, exp_inf, step_size, beta1, one_minus_beta1, beta2, eps):
-    """Adamax (Kingma & Ba 2015, algorithm 2): the infinity norm in place of the second moment."""
+    """Adamax (Kingma & Ba 2015, algorithm 2): the infinity norm instead of the second moment."""
     exp_avg = beta1 * exp_avg + one_minus_beta1 * g
     decayed, size = beta2 * exp_inf, abs(g) + eps
-    exp_inf = size if size > decayed or size != size else decayed  # NaN from either side stays, which no `max` does
+    exp_inf = size if size > decayed or size != size else decayed  # keeps a NaN from either side, unlike `max`
     return p - step_size * exp_avg / exp_inf, exp_avg, exp_inf
 
 
 def adamax_scalars(t, lr, beta1, beta2, eps):
-    """Only the first moment needs correction."""
+    """Scalars of `adamax`: only the first moment is bias-corrected."""
     return lr / (1.0 - math.pow(beta1, float(t))), beta1, 1.0 - beta1, beta2, eps
 
 
@@ -217,12 +217,12 @@ def nadam(
 
 
 def nadam_momentum(t: float, beta1: float, momentum_decay: float) -> float:
-    """The momentum of step `t` in NAdam's schedule."""
+    """Momentum of step `t` in NAdam's schedule."""
     return beta1 * (1.0 - 0.5 * math.pow(0.96, t * momentum_decay))
 
 
 def nadam_scalars(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
-    """`mu_product` is the product of the momenta of the steps before this one."""
+    """Scalars of `nadam`; `mu_product` is the product of the momenta of all earlier steps."""
     mu, mu_next = nadam_momentum(t, beta1, momentum_decay), nadam_momentum(t + 1, beta1, momentum_decay)
     product = mu_product * mu
     by_g, by_m = lr * (1.0 - mu) / (1.0 - product), lr * mu_next / (1.0 - product * mu_next)
@@ -231,12 +231,12 @@ def nadam_scalars(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
 
 
 def nadam_carry(t, lr, beta1, beta2, eps, momentum_decay, mu_product):
-    """The product of the momenta, with that of this step."""
+    """Product of the momenta up to and including step `t`."""
     return mu_product * nadam_momentum(t, beta1, momentum_decay)
 
 
 def radam(p, g, exp_avg, exp_avg_sq, step_size, rectified, beta1, one_minus_beta1, beta2, one_minus_beta2, eps):
-    """RAdam (Liu et al. 2020): without the second moment while too few steps have estimated it."""
+    """RAdam (Liu et al. 2020): the second moment is only used once enough steps have estimated it."""
     exp_avg = beta1 * exp_avg + one_minus_beta1 * g
     exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (g * g)
     scaled = step_size * exp_avg
@@ -245,7 +245,7 @@ def radam(p, g, exp_avg, exp_avg_sq, step_size, rectified, beta1, one_minus_beta
 
 
 def radam_scalars(t, lr, beta1, beta2, eps):
-    """It switches where the length of the moving average, rho, exceeds 5."""
+    """Scalars of `radam`, which switches when the length of the moving average, rho, exceeds 5."""
     c1, power = 1.0 - math.pow(beta1, float(t)), math.pow(beta2, float(t))
     rho_inf = 2.0 / (1.0 - beta2) - 1.0
     rho = rho_inf - 2.0 * t * power / (1.0 - power)
@@ -257,14 +257,14 @@ def radam_scalars(t, lr, beta1, beta2, eps):
 
 
 def lion(p, g, exp_avg, lr, beta1, one_minus_beta1, beta2, one_minus_beta2):
-    """Lion (Chen et al. 2023, algorithm 2): the sign of an interpolated momentum. NaN stays NaN."""
+    """Lion (Chen et al. 2023, algorithm 2): step along the sign of an interpolated momentum. NaN stays NaN."""
     direction = beta1 * exp_avg + one_minus_beta1 * g
     step = lr if direction > 0 else -lr if direction < 0 else direction
     return p - step, beta2 * exp_avg + one_minus_beta2 * g
 
 
 def lion_scalars(t, lr, beta1, beta2):
-    """The same in each step."""
+    """Scalars of `lion`: independent of the step."""
     return lr, beta1, 1.0 - beta1, beta2, 1.0 - beta2
 
 
@@ -272,7 +272,7 @@ def lion_scalars(t, lr, beta1, beta2):
 
 
 def coupled_decay(p, g, weight_decay):
-    """L2 regularisation: the penalty's gradient joins the gradient, and so the moments."""
+    """L2 regularisation: the gradient of the penalty is added to the gradient, and so enters the moments."""
     return g + weight_decay * p
 
 
@@ -294,7 +294,7 @@ def clip_factor(norm: float, max_norm: float) -> float:
 
 
 def ema(average, new, weight):
-    """Exponential moving average in which the new value has this weight."""
+    """Exponential moving average; `weight` is the weight of the new value."""
     return average + weight * (new - average)
 
 

@@ -1,4 +1,4 @@
-"""What a step is made of: the layout of its tables, its description, and the passage before the rule."""
+"""What a step is made of: the columns of its tables, its description, and what is done to a gradient before the rule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,24 +7,24 @@ from fastadam.formulas import rules
 from fastadam.formulas.backend import Backend
 
 P_AT, OFFSET, SIZE, GROUP, COPY_AT, G_AT = range(6)
-"""Rows of the table of segments, which has a column for each array of parameters and one for the end: the address of
-the parameters, where the segment begins in the virtual concatenation, its size, the row of its group in the settings,
-the address of its copy, and the address of its gradient; more rows of gradients follow, if several are summed."""
+"""Entries of the table of segments, which has a segment for each array of parameters and one for the end: address of the
+parameters, first element in the virtual concatenation, size, row of the group in the settings, address of the copy, and
+address of the gradient; addresses of more gradients follow if several are summed."""
 
 DECAY, ACTIVE, HYPER = 0, 1, 2
-"""Columns of the settings, a row for each group: the weight decay's scalar, whether the group is trained, then what its
-rule takes."""
+"""Columns of the settings, which have a row for each group: scalar of the weight decay, whether the group is trained, and
+from `HYPER` on the hyper-parameters of the rule."""
 
 EXTRA = 0
-"""The first row of the settings holds what is not a group's."""
+"""First row of the settings, which belongs to no group."""
 
 SCALE, CLIP, EMA, SEED = range(4)
-"""Those are the gradient's factor, its bound, and the weight of the new parameter in the average. Behind them, the
-loops get the dither's seeds, one for each state."""
+"""Its columns: factor of the gradient, bound of its elements, weight of the new parameter in the average. The loops also get
+the seeds of the dither there, one for each state."""
 
 
 class StepSpec(NamedTuple):
-    """What is compiled into a kernel: a rule, and what is done beside it in the same pass."""
+    """Description of a step, compiled into its kernel: a rule, and what else is done in the same pass."""
 
     rule: rules.Rule
     decay: str = "none"
@@ -35,7 +35,7 @@ class StepSpec(NamedTuple):
     clip: bool = False
     """Bound each element of the gradient."""
     ema: bool = False
-    """Keep an exponential moving average of the parameters, as one more row behind the state."""
+    """Keep an exponential moving average of the parameters, as one more row after the state."""
     zero_grad: bool = False
     """Leave zeros where the gradient was."""
     sums: bool = False
@@ -57,9 +57,9 @@ MAX_STATES = 4
 
 
 def preparation(spec: StepSpec, backend: Backend) -> Callable[..., Any]:
-    """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order.
+    """Compile what precedes the rule, for a backend: scale, bound and sign of the gradient, and weight decay.
 
-    It is compiled for `backend`.
+    The order is PyTorch's.
     """
     coupled_decay, decoupled_decay = backend(rules.coupled_decay), backend(rules.decoupled_decay)
     scale, clip, maximize = spec.scale, spec.clip, spec.maximize

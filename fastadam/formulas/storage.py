@@ -1,4 +1,4 @@
-"""How a number is stored in fewer bytes than it is computed with: two, or one and a scale for each block.
+"""Formats that store a number in fewer bytes than it is computed with: two, or one and a scale for each block.
 
 Two bytes are bfloat16 (the upper half of a float32) or float16, held as their bits in uint16. Parameters, gradients and
 copies are rounded to the nearest. States are *dithered*: rounded up or down so that the mean over steps is exact, since
