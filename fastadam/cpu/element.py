@@ -44,9 +44,7 @@ def element_loop(spec: StepSpec) -> Callable[..., None]:
 
     @inner
     def loop(p, g, rows, start, stop, shift, decay, scalars, extra):
-        for i in range(
-            np.uint64(start), np.uint64(stop)
-        ):  # a signed index could count from the end, which blocks vectorisation
+        for i in range(np.uint64(start), np.uint64(stop)):  # unsigned: no index counts from the end
             k = i - np.uint64(shift)
             pi, gi = prepare(p[k], read(g[k]), decay, extra)
             new = update(pi, gi, *(load(rows, i) + scalars))

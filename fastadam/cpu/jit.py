@@ -62,8 +62,8 @@ def _call_template(template_of: Callable[..., Any], args: tuple[Any, ...], kws: 
 def inlined(function: Callable[..., Any]) -> Any:
     """Let a function be written into its callers before they are compiled.
 
-    Numba compiles and optimises everything that a function calls once more with each enclosing function. In a deep stack
-    of functions it is therefore better to inline the outer ones.
+    Numba compiles and optimises everything that a function calls once more with each enclosing function. In a deep
+    stack of functions it is therefore better to inline the outer ones.
     """
     return numba.njit(inline="always", **_FLAGS)(function)
 

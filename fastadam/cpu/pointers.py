@@ -1,4 +1,8 @@
-"""Calls by address."""
+"""Calls of compiled functions by address.
+
+A function that a large kernel calls by address is not compiled into it: it is compiled once, and not for each
+combination.
+"""
 
 from typing import Any
 
@@ -7,33 +11,30 @@ from numba.extending import intrinsic
 
 from fastadam.cpu.jit import JIT_DISABLED
 
-# --- functions by their address -----------------------------------------------------------------------------------
-
-
 if JIT_DISABLED:
 
     def address_of(compiled: Any, *arguments: Any) -> Any:
-        """What `calling` calls: here the function itself."""
+        """Return the function itself, which `call_pointer` calls."""
         return compiled
 
     def call_pointer(result: Any) -> Any:
-        """What calls a function that `address_of` gave, with a tuple of arguments."""
+        """Make the function that calls one returned by `address_of`, with a tuple of arguments."""
         return lambda address, arguments: address(*arguments)
 
 else:
 
     def address_of(compiled: Any, *arguments: Any) -> Any:
-        """Where the machine code of a kernel for arguments of these types stands: an integer that kernels can call.
+        """Address of the machine code of a kernel for arguments of these types: an integer that kernels can call.
 
-        What a large kernel calls by its address is not compiled into it: so each of them is compiled once, and not
-        each combination. The code lives as long as the kernel.
+        The code lives as long as the kernel.
         """
         compiled.compile(arguments)
         overload = compiled.overloads[arguments]
         return int(overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name))
 
     def call_pointer(result: Any) -> Any:
-        """What calls the function at an address, with a tuple of arguments of the very types given to `address_of`."""
+        """Make the function that calls the one at an address, with arguments of exactly the types given to
+        `address_of`."""
 
         @intrinsic
         def call(typingctx, address, arguments):

@@ -2,8 +2,8 @@
 
 Read from the inside out: `element.element_loop` is a rule, with all that is done in the same pass, in a loop over flat
 arrays; `array_blocks` runs it over the virtual concatenation of any number of arrays; `step_kernel` is launched from
-Python. The factories take what is fixed for the life of an optimizer, a `StepSpec`, as constants, so that the loops have
-no branches; everything is compiled on first use.
+Python. The factories take what is fixed for the life of an optimizer, a `StepSpec`, as constants, so that the loops
+have no branches; everything is compiled on first use.
 """
 
 import functools

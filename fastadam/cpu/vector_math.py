@@ -1,11 +1,11 @@
 """erfc, exp, expm1, log1p and tanh as a few dozen operations without a branch, of which compilers make vector code.
 
-A loop that calls the C library is no vector loop, since the library takes one number a call. What `vector_formula` compiles
-has the functions of this module in place of `math`'s, for float32 and float64, each computed in its own type. They give
-the same bits on every processor, since no operation is fused with another. The largest errors found, in units in the
-last place: 1.1 for exp, 2.2 for expm1, 2.0 for log1p, 2.6 for tanh, 8 for erfc. As with `math`'s, NaN stays NaN and
-zeros keep their sign; but what is too large is infinite, and the logarithm of what is below 0 NaN, where `math` raises
-an error. What is too small is subnormal before it is 0.
+A loop that calls the C library is no vector loop, since the library takes one number a call. What `vector_formula`
+compiles has the functions of this module in place of `math`'s, for float32 and float64, each computed in its own type.
+They give the same bits on every processor, since no operation is fused with another. The largest errors found, in units
+in the last place: 1.1 for exp, 2.2 for expm1, 2.0 for log1p, 2.6 for tanh, 8 for erfc. As with `math`'s, NaN stays NaN
+and zeros keep their sign; but what is too large is infinite, and the logarithm of what is below 0 NaN, where `math`
+raises an error. What is too small is subnormal before it is 0.
 
 The method is the classical reduction (Cody & Waite 1980; log 2 is split as in Moshier's Cephes library): exp(x) is
 2ⁿ exp(r), with n the whole number nearest to x / log 2, and of the Taylor series of exp(r) - 1 so many terms are summed

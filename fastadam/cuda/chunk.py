@@ -21,8 +21,8 @@ from fastadam.formulas.step import DECAY, EMA, StepSpec, preparation
 from fastadam.formulas.storage import CODE_BLOCK
 
 FIRST_CHUNK, DITHER_AT, COLUMNS = 5, 6, 7
-"""Columns of the table of segments, a row for each segment, that only CUDA has: its first chunk, and the index from which
-its elements are dithered: that which the host gives them. The columns before are those of `formulas.step`, whose
+"""Columns of the table of segments, a row for each segment, that only CUDA has: its first chunk, and the index from
+which its elements are dithered: that which the host gives them. The columns before are those of `formulas.step`, whose
 `OFFSET` is an index into each row of the state. The row after the last segment has the number of chunks."""
 
 # The counters, in int64: steps, skipped steps, and whether the last gradient was not finite.

@@ -1,8 +1,8 @@
 """The kernels between a network's matrix products: gather a batch, bias and activation, derivatives, penalty.
 
-The losses are in `losses.py`. The formulas are those of `fastadam.formulas.activations`, the same function objects. All sums are
-made in the same order for every launch of the same shape. What changes from batch to batch is read from device memory,
-so that a captured step can be replayed.
+The losses are in `losses.py`. The formulas are those of `fastadam.formulas.activations`, the same function objects. All
+sums are made in the same order for every launch of the same shape. What changes from batch to batch is read from device
+memory, so that a captured step can be replayed.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The losses on a device: kernels that turn outputs into deltas, in place. The formulas are those of `fastadam.formulas.losses`.
+"""Losses on a device: kernels that turn outputs into deltas, in place, by the formulas of `formulas.losses`.
 
 Each block writes its part of the weighted sum of the losses, in float64; `layers.account_kernel` adds the parts up.
 """

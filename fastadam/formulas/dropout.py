@@ -1,7 +1,7 @@
 """Dropout masks as a function of a seed, the step, the sample, the layer and the unit.
 
-A mask is therefore the same on any number of threads and on a GPU, and the backward pass recomputes the one of the forward
-pass instead of storing it.
+A mask is therefore the same on any number of threads and on a GPU, and the backward pass recomputes the one of the
+forward pass instead of storing it.
 """
 
 from collections.abc import Callable

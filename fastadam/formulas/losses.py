@@ -15,8 +15,8 @@ class Loss(NamedTuple):
     link: str
     """Function that turns outputs into predictions: scikit-learn's `out_activation_`."""
     term: Callable[..., Any] | None
-    """`term(z, y, s, t)` returns the loss of an output and its derivative; `s` is the parameter of the loss, `t` the type.
-    None for the loss of a whole row, see `class_log_loss`."""
+    """`term(z, y, s, t)` returns the loss of an output and its derivative; `s` is the parameter of the loss, `t` the
+    type. None for the loss of a whole row, see `class_log_loss`."""
     averaged: bool = True
     """Whether the loss of a sample is the mean over its outputs, instead of their sum."""
 

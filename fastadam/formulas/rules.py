@@ -31,7 +31,7 @@ class Rule(NamedTuple):
     carry: Callable[..., float] | None = None
     """`carry(t, *hyper)` returns the last hyper-parameter after step `t`, for a rule whose steps change it."""
     cached: bool = True
-    """Whether the compiled rule may be cached on disk. A user's own rule may not: the cache does not know its source."""
+    """Whether the compiled rule may be cached on disk; not that of a user, whose source the cache does not know."""
 
 
 # --- gradient descent -------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def keep_scalars(t):
     return ()
 
 
-# --- adaptive learning rates -------------------------------------------------------------------------------------------
+# --- adaptive learning rates ------------------------------------------------------------------------------------------
 
 
 def rmsprop(p, g, square_avg, lr, alpha, one_minus_alpha, eps):
@@ -156,7 +156,7 @@ def adadelta_scalars(t, lr, rho, eps):
     return lr, rho, 1.0 - rho, eps
 
 
-# --- Adam and its variants -------------------------------------------------------------------------------------------------
+# --- Adam and its variants --------------------------------------------------------------------------------------------
 
 
 def adam(p, g, m, v, step_size, inv_sqrt_c2, beta1, one_minus_beta1, beta2, one_minus_beta2, eps):
@@ -184,7 +184,7 @@ def adam_scalars(t, lr, beta1, beta2, eps):
 
 
 def adam_hat_scalars(t, lr, beta1, beta2, eps):
-    """Scalars of `adam` in the "epsilon hat" form (end of section 2 of the paper): eps is added to the uncorrected root.
+    """Scalars of `adam` in the "epsilon hat" form (paper, section 2): eps is added to the uncorrected root.
 
     scikit-learn, Keras and PyTorch's SparseAdam use it.
     """

@@ -1,4 +1,4 @@
-"""What a step is made of: the columns of its tables, its description, and what is done to a gradient before the rule."""
+"""Parts of a step that the backends share: columns of its tables, its description, and what precedes the rule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,20 +7,20 @@ from fastadam.formulas import rules
 from fastadam.formulas.backend import Backend
 
 P_AT, OFFSET, SIZE, GROUP, COPY_AT, G_AT = range(6)
-"""Entries of the table of segments, which has a segment for each array of parameters and one for the end: address of the
-parameters, first element in the virtual concatenation, size, row of the group in the settings, address of the copy, and
-address of the gradient; addresses of more gradients follow if several are summed."""
+"""Entries of the table of segments, which has a segment for each array of parameters and one for the end: address of
+the parameters, first element in the virtual concatenation, size, row of the group in the settings, address of the copy,
+and address of the gradient; addresses of more gradients follow if several are summed."""
 
 DECAY, ACTIVE, HYPER = 0, 1, 2
-"""Columns of the settings, which have a row for each group: scalar of the weight decay, whether the group is trained, and
-from `HYPER` on the hyper-parameters of the rule."""
+"""Columns of the settings, which have a row for each group: scalar of the weight decay, whether the group is trained,
+and from `HYPER` on the hyper-parameters of the rule."""
 
 EXTRA = 0
 """First row of the settings, which belongs to no group."""
 
 SCALE, CLIP, EMA, SEED = range(4)
-"""Its columns: factor of the gradient, bound of its elements, weight of the new parameter in the average. The loops also get
-the seeds of the dither there, one for each state."""
+"""Its columns: factor of the gradient, bound of its elements, weight of the new parameter in the average. The loops
+also get the seeds of the dither there, one for each state."""
 
 
 class StepSpec(NamedTuple):

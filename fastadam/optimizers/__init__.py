@@ -15,7 +15,8 @@ zero_grad : bool, default=False
 state_dtype : {"bfloat16", "uint8"}, optional
     Store the state of float32 parameters in two bytes a number, or in one and a scale for each block of 512, rounded up
     and down so that means over steps are exact: large models are bound by memory, and this is less of it.
-    `fastadam.formulas.storage` has the details. With "uint8", blocks begin anew with each array: the split into arrays counts.
+    `fastadam.formulas.storage` has the details. With "uint8", blocks begin anew with each array: the split into arrays
+    counts.
 copy_dtype : {"float16", "bfloat16"}, optional
     Write the new parameters once more, in two bytes a number, to `copies`.
 on_nonfinite : {"ignore", "skip", "raise"}, default="ignore"
