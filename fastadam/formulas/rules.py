@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     positive: tuple[str, ...] = ()
     """Those states that are never negative, as sums of squares are."""
     carry: Callable[..., float] | None = None
-    """`carry(t, *hyper)` is what the last hyper-parameter becomes behind step `t`, if a step changes it."""
+    """`carry(t, *hyper)` is the last hyper-parameter after step `t`, if a step changes it; it is 1 before the first."""
     cached: bool = True
     """Whether its compiled form may be kept on disk: not that of a user's own rule, whose source no cache knows."""
 

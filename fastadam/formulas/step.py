@@ -56,6 +56,11 @@ class StepSpec(NamedTuple):
 MAX_STATES = 4
 
 
+def carried_column(rule: rules.Rule) -> int:
+    """Column of the settings that a step changes, of a rule with `carry`: its last hyper-parameter."""
+    return HYPER + len(rule.hyper) - 1
+
+
 def preparation(spec: StepSpec, backend: Backend) -> Callable[..., Any]:
     """What comes before the rule: the gradient's scale, bound and sign, and weight decay, in PyTorch's order.
 
