@@ -50,18 +50,30 @@ class HostStepper:
         self._state = _initial_state(arrays, plan.spec, initial)
         self.state_addresses = np.array([array.ctypes.data for array in self._state.values()], np.int64)
         self.copies = None if arrays.stored or not plan.spec.copy else _make_copies(arrays, plan.spec.copy)
-        self.spec, self._table = plan.spec, _table_of(plan)
-        self.configure(plan)
+        self._carry = plan.spec.rule.carry
+        self._use(plan.spec)
+        self._fill_table(plan)
 
     def configure(self, plan: StepPlan) -> None:
         """Take settings for the next steps: the table that the kernels read, and the kernel."""
+        if plan.spec != self.spec:  # to find a kernel takes longer than all else here
+            self._use(plan.spec)
         carried = self.carried
-        self.spec, self._table = plan.spec, _table_of(plan)
+        self._fill_table(plan)
         self.carried = carried
+
+    def _use(self, spec: StepSpec) -> None:
+        self.spec, self._zero_grad = spec, spec.zero_grad
+        self._serial_kernel = step_kernel(spec, self.arrays.dtype.name, False)
+
+    def _fill_table(self, plan: StepPlan) -> None:
         self._max_norm, self._on_nonfinite = plan.max_norm, plan.on_nonfinite
         self._is_plain = plan.max_norm is None and plan.on_nonfinite == "ignore"
-        self._zero_grad, self._carries = plan.spec.zero_grad, plan.spec.rule.carry is not None
-        self._serial_kernel = step_kernel(plan.spec, self.arrays.dtype.name, False)
+        extra = [1.0, plan.clip_value or math.inf, 1.0 - (plan.ema_decay or 0.0)]
+        self._table = settings_table(extra, plan.groups)
+        if self._carry is not None:  # views of the table, each step's Python would show
+            self._hyper = self._table[EXTRA + 1 :, HYPER : HYPER + len(plan.spec.rule.hyper)]
+            self._carried = self._table[EXTRA + 1 :, carried_column(plan.spec.rule)]
 
     # --- stepping -----------------------------------------------------------------------------------------------------
 
@@ -79,8 +91,8 @@ class HostStepper:
         kernel(arrays.segments, self.state_addresses, self._table, t)
         del located  # until here it kept alive what lies at the addresses
         self.t = t
-        if self._carries:
-            self._carry_on()
+        if self._carry is not None:
+            self._carry_on(self._carry)
 
     def _step_with_care(self, grads: Sequence[Arrays], grad_scale: float | None, stream: Any) -> None:
         """A step of several gradients, or one that looks at the gradient's norm first, or scales it."""
@@ -101,15 +113,14 @@ class HostStepper:
         kernel(table, self.state_addresses, self._table, self.t + 1)
         del located
         self.t += 1
-        if self._carries:
-            self._carry_on()
+        if self._carry is not None:
+            self._carry_on(self._carry)
 
-    def _carry_on(self) -> None:
+    def _carry_on(self, carry: Callable[..., float]) -> None:
         """Change what the rule carries, as the step just made does."""
-        rule = self.spec.rule
-        assert rule.carry is not None
-        hyper = self._table[EXTRA + 1 :, HYPER : HYPER + len(rule.hyper)].tolist()
-        self.carried = [rule.carry(self.t, *row) for row in hyper]
+        t, carried = self.t, self._carried
+        for group, hyper in enumerate(self._hyper.tolist()):
+            carried[group] = carry(t, *hyper)
 
     def _gradient_factor(self, table: Array, scale: float) -> float | None:
         """What to multiply the gradient with: the scale undone, the norm clipped; None if the step is skipped."""
@@ -144,13 +155,12 @@ class HostStepper:
     @property
     def carried(self) -> list[float]:
         """What the rule carries from step to step, for each group; it has its place in the table only."""
-        rule = self.spec.rule
-        return [] if rule.carry is None else self._table[EXTRA + 1 :, carried_column(rule)].tolist()
+        return [] if self._carry is None else self._carried.tolist()
 
     @carried.setter
     def carried(self, values: Sequence[float]) -> None:
-        if self.spec.rule.carry is not None:
-            self._table[EXTRA + 1 :, carried_column(self.spec.rule)] = values
+        if self._carry is not None:
+            self._carried[:] = values
 
     @property
     def state(self) -> dict[str, Array]:
@@ -169,12 +179,6 @@ class HostStepper:
         """Replace the state by arrays as `read_state` returns them."""
         for name, array in self.state.items():
             array[:] = state[name]
-
-
-def _table_of(plan: StepPlan) -> Array:
-    """The table that the kernels read: what is not a group's, then a row for each group."""
-    extra = [1.0, plan.clip_value or math.inf, 1.0 - (plan.ema_decay or 0.0)]
-    return settings_table(extra, plan.groups)
 
 
 def _initial_state(arrays: HostArrays, spec: StepSpec, initial: Mapping[str, float]) -> dict[str, Array]:

@@ -242,9 +242,14 @@ class Optimizer:
             grad=arrays.stored,
             copy=options["copy_dtype"] or arrays.stored,
         )
-        groups = [self._row(values) for values in rows]
-        limits = {name: options[name] for name in ("clip_value", "ema_decay", "max_norm", "on_nonfinite")}
-        return StepPlan(spec, groups, **limits)
+        return StepPlan(
+            spec,
+            [self._row(values) for values in rows],
+            clip_value=options["clip_value"],
+            ema_decay=options["ema_decay"],
+            max_norm=options["max_norm"],
+            on_nonfinite=options["on_nonfinite"],
+        )
 
     @property
     def _rows(self) -> list[dict[str, Any]]:

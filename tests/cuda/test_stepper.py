@@ -24,10 +24,9 @@ from fastadam.cuda import kernels as device_kernels
 from fastadam.cuda import launch as launch_module
 from fastadam.cuda import stepper as stepper_module
 from fastadam.cuda.chunk import Pass
-from fastadam.cuda.jit import THREADS
+from fastadam.cuda.jit import THREADS, formula
 from fastadam.cuda.stepper import DeviceStepper
-from fastadam.cuda.storage import to_bfloat16
-from fastadam.formulas import rules
+from fastadam.formulas import rules, storage
 from fastadam.formulas.step import StepSpec
 from fastadam.formulas.storage import CODE_BLOCK
 from fastadam.optimizers.adam import Adam, AdamW, NAdam
@@ -277,6 +276,7 @@ def test_copies_in_two_bytes(form, shift):
     ("value", "bits"), [(1.0, 0x3F80), (-2.0, 0xC000), (np.inf, 0x7F80), (3.4e38, 0x7F80), (0.0, 0)]
 )
 def test_rounding_to_bfloat16(value, bits):
+    to_bfloat16 = formula(storage.to_bfloat16)
     assert to_bfloat16(np.float32(value)) == bits
     assert to_bfloat16(np.float32(np.nan)) & 0x7FFF > 0x7F80
 
@@ -293,6 +293,14 @@ def test_settings_change_between_steps():
         made.step(on_device(cycle[t]))
         reference.step(cycle[t])
     assert_equals(made, p.host, reference)
+
+
+def test_other_numbers_compile_no_other_kernels():
+    made, g = Adam(on_device(np.ones(3))), on_device(np.ones(3))
+    for lr in (0.5, 0.25, 0.125):
+        made.lr = lr
+        made.step(g)
+    assert len(made.stepper._memory._compiled) == 1
 
 
 class Graph:
