@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers import naive
 from tests.helpers.naive import assert_same_bits
+from tests.helpers.protocols import public_names
 
 pytest.importorskip("numba_cuda")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
@@ -28,6 +29,7 @@ from fastadam.cuda.jit import THREADS, formula
 from fastadam.cuda.stepper import DeviceStepper
 from fastadam.formulas import rules, storage
 from fastadam.formulas.step import StepSpec
+from fastadam.formulas.stepper import LocatedArrays, Stepper
 from fastadam.formulas.storage import CODE_BLOCK
 from fastadam.optimizers.adam import Adam, AdamW, NAdam
 from fastadam.optimizers.sgd import SGD
@@ -429,6 +431,8 @@ def test_a_rule_of_the_users_own():
 def test_an_optimizer_on_a_device_is_of_the_same_class():
     made = Adam(on_device(np.ones(3)), lr=0.5)
     assert type(made) is Adam
+    assert all(hasattr(made.stepper, name) for name in public_names(Stepper))
+    assert all(hasattr(made.stepper.arrays, name) for name in public_names(LocatedArrays))
     assert repr(made).startswith("Adam(3 float64 parameters, lr=0.5")
     assert set(made.state) == set(made.moments) == {"m", "v"}
     assert made.params.host.shape == (3,)
