@@ -133,7 +133,7 @@ class HostStepper:
             return None
         if self._max_norm is None:
             return 1.0 / scale
-        return rules.clip_factor(norm / scale, self._max_norm) / scale  # type: ignore[no-any-return]
+        return rules.clip_factor(norm / scale, self._max_norm) / scale
 
     @property
     def _runs_parallel(self) -> bool:

@@ -284,7 +284,7 @@ def decoupled_decay(p, keep):
 # --- clipping ---------------------------------------------------------------------------------------------------------
 
 
-def clip_factor(norm, max_norm):
+def clip_factor(norm: float, max_norm: float) -> float:
     """Factor that bounds the norm of a gradient, as `torch.nn.utils.clip_grad_norm_` has it; NaN stays NaN."""
     factor = max_norm / (norm + 1e-6)
     return 1.0 if factor > 1.0 else factor
