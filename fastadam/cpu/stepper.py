@@ -52,28 +52,28 @@ class HostStepper:
         self.copies = None if arrays.stored or not plan.spec.copy else _make_copies(arrays, plan.spec.copy)
         self._carry = plan.spec.rule.carry
         self._use(plan.spec)
-        self._fill_table(plan)
+        self._write_settings(plan)
 
     def configure(self, plan: StepPlan) -> None:
         """Take settings for the next steps: the table that the kernels read, and the kernel."""
         if plan.spec != self.spec:  # to find a kernel takes longer than all else here
             self._use(plan.spec)
         carried = self.carried
-        self._fill_table(plan)
+        self._write_settings(plan)
         self.carried = carried
 
     def _use(self, spec: StepSpec) -> None:
         self.spec, self._zero_grad = spec, spec.zero_grad
         self._serial_kernel = step_kernel(spec, self.arrays.dtype.name, False)
 
-    def _fill_table(self, plan: StepPlan) -> None:
+    def _write_settings(self, plan: StepPlan) -> None:
         self._max_norm, self._on_nonfinite = plan.max_norm, plan.on_nonfinite
         self._is_plain = plan.max_norm is None and plan.on_nonfinite == "ignore"
         extra = [1.0, plan.clip_value or math.inf, 1.0 - (plan.ema_decay or 0.0)]
-        self._table = settings_table(extra, plan.groups)
+        self._settings = settings_table(extra, plan.groups)
         if self._carry is not None:  # views of the table, each step's Python would show
-            self._hyper = self._table[EXTRA + 1 :, HYPER : HYPER + len(plan.spec.rule.hyper)]
-            self._carried = self._table[EXTRA + 1 :, carried_column(plan.spec.rule)]
+            self._hyper = self._settings[EXTRA + 1 :, HYPER : HYPER + len(plan.spec.rule.hyper)]
+            self._carried = self._settings[EXTRA + 1 :, carried_column(plan.spec.rule)]
 
     # --- stepping -----------------------------------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class HostStepper:
         arrays, t = self.arrays, self.t + 1
         located = arrays.locate(grads[0], self._zero_grad)
         kernel = self._serial_kernel if arrays.nbytes < PARALLEL_BYTES else self._kernel(self.spec)
-        kernel(arrays.segments, self.state_addresses, self._table, t)
+        kernel(arrays.segments, self.state_addresses, self._settings, t)
         del located  # until here it kept alive what lies at the addresses
         self.t = t
         if self._carry is not None:
@@ -108,9 +108,9 @@ class HostStepper:
         if factor is None:
             self.skipped_steps += 1
             return
-        self._table[EXTRA, SCALE] = factor
+        self._settings[EXTRA, SCALE] = factor
         kernel = self._kernel(spec if factor == 1.0 else spec._replace(scale=True))
-        kernel(table, self.state_addresses, self._table, self.t + 1)
+        kernel(table, self.state_addresses, self._settings, self.t + 1)
         del located
         self.t += 1
         if self._carry is not None:
@@ -149,7 +149,7 @@ class HostStepper:
 
         It is good until the settings change.
         """
-        row: Array = self._table[EXTRA + 1 + group]
+        row: Array = self._settings[EXTRA + 1 + group]
         return row
 
     @property
@@ -217,16 +217,21 @@ class RowStepper(HostStepper):
         As for `HostStepper`.
     catch_up : bool
         Let the moments of a row decay for the steps that did not name it; `state["last_step"]` is what these need.
+
+    Attributes
+    ----------
+    table : ndarray of shape (n_rows, dim)
+        The parameters.
     """
 
     def __init__(
         self, arrays: HostArrays, plan: StepPlan, group_of: Array, initial: Mapping[str, float], *, catch_up: bool
     ) -> None:
         super().__init__(arrays, plan, group_of, initial)
-        self._p = table = arrays.arrays[0]
-        self._p_at = _address(table)
+        self.table = table = arrays.arrays[0]
+        self._table_at = _address(table)
         self._places = np.zeros(len(table), np.int64)
-        self._moments = [*self._state.values()]
+        self._m, self._v = self._state.values()
         self._state = {name: flat.reshape(table.shape) for name, flat in self._state.items()}
         self._last_step = np.zeros(len(table) if catch_up else 0, np.int64)
         if catch_up:
@@ -241,8 +246,8 @@ class RowStepper(HostStepper):
         """
         step = self._parallel_rows if grads.nbytes >= PARALLEL_BYTES and may_launch_parallel() else self._serial_rows
         found: int = step(
-            self._p_at, *self._moments, rows, _address(grads), self._p.shape[1], self._places, self._last_step,
-            self._table[EXTRA + 1], self.t + 1,
+            self._table_at, self._m, self._v, rows, _address(grads), self.table.shape[1], self._places, self._last_step,
+            self._settings[EXTRA + 1], self.t + 1,
         )  # fmt: skip
         if found >= 0:
             self.t += 1

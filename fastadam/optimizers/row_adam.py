@@ -89,6 +89,8 @@ class RowAdam(Optimizer):
 
     __module__ = "fastadam"
 
+    stepper: RowStepper
+
     lr = Number("Step size; setting it takes effect at the next step and compiles nothing.")
     betas = Betas("Decay rates of the two moments.")
     eps = Number("Added to the root of the second moment.")
@@ -133,23 +135,14 @@ class RowAdam(Optimizer):
         ValueError
             If a shape is another one, or `grads` shares memory with the table.
         """
-        table, indices = self._table, _row_indices(rows)
+        stepper, indices = self.stepper, _row_indices(rows)
+        table = stepper.table
         if not table.flags.writeable:
             raise ValueError("params must be writeable, got a read-only array")
-        found = self._row_stepper.step_rows(indices, _row_gradients(grads, indices.size, table))
+        found = stepper.step_rows(indices, _row_gradients(grads, indices.size, table))
         if found < 0:
             position = -1 - found
             raise IndexError(f"rows[{position}] must be in [0, {len(table)}), got {np.asarray(rows)[position]}")
-
-    @property
-    def _table(self) -> Array:
-        table: Array = self.stepper.arrays.params
-        return table
-
-    @property
-    def _row_stepper(self) -> RowStepper:
-        assert isinstance(self.stepper, RowStepper)
-        return self.stepper
 
     def flush(self) -> None:
         """Let the moments of every row decay up to the latest step. It needs `catch_up`, and a pass over the table.
