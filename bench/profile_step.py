@@ -32,7 +32,7 @@ from fastadam.cpu.team import open_phase
 from fastadam.cpu.update import UPDATE
 from fastadam.formulas import rules
 from fastadam.formulas.network import Update
-from fastadam.formulas.step import EXTRA, StepSpec
+from fastadam.formulas.step import StepSpec
 from fastadam.optimizers.adam import Adam
 
 Array = NDArray[Any]
@@ -190,8 +190,8 @@ def engine_of(case: Case) -> Engine:
         array[:] = rng.standard_normal(array.shape) / np.sqrt(len(array))
     optimizer, samples = Adam(params, epsilon_hat=True), network.as_samples(X, np.float32, y[:, None])
     layout = network.layout_of(params, ["relu"] * len(case.hidden), training=True)
-    group = optimizer._table[EXTRA + 1]
-    adam = Update(StepSpec(rules.ADAM_HAT, "coupled"), optimizer._state_addresses, group)
+    group = optimizer.stepper.group_settings(0)
+    adam = Update(StepSpec(rules.ADAM_HAT, "coupled"), optimizer.stepper.state_addresses, group)
     engine = Engine(params, layout, samples, "squared_error", adam, case.batch, case.batch, 1, alpha=1e-4)
     engine.optimizer = optimizer  # whose state lies where the engine writes
     engine.epoch(rng.permutation(case.n)[: case.batch], 0, group)

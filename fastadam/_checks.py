@@ -87,3 +87,22 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
     return value
+
+
+def label(what: str, name: Any) -> str:
+    """Name of an array in messages: that of the argument, with the key or index if it holds several."""
+    return what if name is None else f"{what}[{name!r}]"
+
+
+def structure_error(what: str, expected: tuple[Any, ...], got: tuple[Any, ...]) -> ValueError | TypeError:
+    """Error for arrays in another structure than that of `params`; both are told by the names of their arrays."""
+
+    def describe(names: tuple[Any, ...]) -> str:
+        if names == (None,):
+            return "one array"
+        return f"a dict with the keys {list(names)}" if isinstance(names[0], str) else f"a list of {len(names)} arrays"
+
+    kinds = [type(names[0]) if names else None for names in (expected, got)]
+    error = ValueError if kinds[0] is kinds[1] or not (expected and got) else TypeError
+    expected_text, got_text = (describe(names) if names else "an empty list or dict" for names in (expected, got))
+    return error(f"{what} must have the structure of params, {expected_text}, got {got_text}")

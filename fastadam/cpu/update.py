@@ -16,7 +16,7 @@ from fastadam.cpu.step import row_reader
 from fastadam.cpu.team import finisher
 from fastadam.cpu.views import cast_like, taker, view
 from fastadam.formulas.rules import Rule
-from fastadam.formulas.step import DECAY, HYPER, StepSpec
+from fastadam.formulas.step import DECAY, HYPER, StepSpec, carried_column
 
 CHUNK = 1024
 """Elements of the flat buffer that are updated together; the penalty is summed chunk by chunk."""
@@ -100,7 +100,7 @@ def sum_kernel(coupled: bool) -> Callable[..., None]:
 def carry_kernel(rule: Rule) -> Callable[..., None]:
     """Change the last hyper-parameter as a step does."""
     assert rule.carry is not None
-    carried, take, last = formula(rule.carry), taker(HYPER, len(rule.hyper)), HYPER + len(rule.hyper) - 1
+    carried, take, last = formula(rule.carry), taker(HYPER, len(rule.hyper)), carried_column(rule)
 
     @kernel(variant=rule.name, cached=rule.cached)
     def carry(group, t):

@@ -6,7 +6,7 @@ kernels.
 
 Reads from the inside out: `jit` has the compiler and access to memory by address; `storage` the formats of fewer bytes;
 `chunk` what a thread does with its part of the parameters; `step` and `codes` the kernels; `launch` their memory and
-launches; `arrays` what is accepted as an array on a device; `optimizer` the optimizers' other half. `layers` and
+launches; `arrays` what is accepted as an array on a device; `stepper` makes the optimizers' steps there. `layers` and
 `network` train the estimators.
 """
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam._checks import label, structure_error
 from fastadam.buffers import FLOAT_DTYPES
 from fastadam.cuda.detection import is_device_array
 from fastadam.cuda.jit import INSTALL, SIMULATED, cuda
-from fastadam.formulas.storage import CODE_BLOCK
-from fastadam.optimizers.arrays import HALF_DTYPES, _structure_error, label
+from fastadam.formulas.storage import CODE_BLOCK, HALF_DTYPES
 
 LINE = 128
 """Bytes: each segment of the state begins at a multiple of this, as the device's arrays do."""
@@ -234,7 +234,7 @@ class DeviceArrays:
         if names != self.names and set(names) == set(self.names):  # a dict in another order
             names, arrays = self.names, [arrays[names.index(name)] for name in self.names]
         if names != self.names:
-            raise _structure_error("grads", self.names, names)
+            raise structure_error("grads", self.names, names)
         for name, array, param in zip(names, arrays, self.arrays, strict=True):
             self._check_gradient(label("grads", name), array, param, writeable)
         return [array.address for array in arrays], arrays

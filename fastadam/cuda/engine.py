@@ -44,7 +44,7 @@ from fastadam.cuda.runtime import Runtime
 from fastadam.cuda.step import GRAD_SCALE, MAX_NORM
 from fastadam.formulas.losses import LOSSES
 from fastadam.formulas.network import Samples, Update
-from fastadam.formulas.step import ACTIVE, DECAY, HYPER
+from fastadam.formulas.step import ACTIVE, DECAY, HYPER, carried_column
 
 WARM_UP = 2
 """Steps before one is captured: they compile, and let cuBLAS take its memory."""
@@ -247,7 +247,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         memory.force_settings(settings)
         memory.counters = np.array([t, 0, 0])
         if rule.carry is not None:
-            memory.carried = np.full(2, group[HYPER + len(rule.hyper) - 1])
+            memory.carried = np.full(2, group[carried_column(rule)])
 
     def _download(self, group: Array) -> tuple[float, int]:
         """Bring parameters and state back to the host; the mean loss, and the steps."""
@@ -258,7 +258,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         for k in range(len(rule.states)):
             self._state_row(k)[:] = rows[k, :size]
         if rule.carry is not None:
-            group[HYPER + len(rule.hyper) - 1] = memory.carried[0]
+            group[carried_column(rule)] = memory.carried[0]
         loss = batch[LOSS] / batch[COUNTED] if batch[COUNTED] else 0.0
         return float(loss), int(memory.counters[T])
 

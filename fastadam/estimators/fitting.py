@@ -85,8 +85,7 @@ class TrainedNetwork:
     def run_epoch(self, order: Array) -> float:
         """Train on the samples in this order; return the mean loss."""
         optimizer = self._optimizer
-        loss, t = self._engine.epoch(order, optimizer.t, group_of(optimizer))
-        optimizer._advance_to(t)
+        loss, optimizer.t = self._engine.epoch(order, optimizer.t, group_of(optimizer))
         return loss
 
     def validation_loss(self) -> float | None:

@@ -6,9 +6,10 @@ from typing import Any
 
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
+from fastadam.cpu.stepper import HostStepper
 from fastadam.formulas import rules
 from fastadam.formulas.network import Update
-from fastadam.formulas.step import EXTRA, StepSpec
+from fastadam.formulas.step import StepSpec
 from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
 from fastadam.optimizers.base import Optimizer
@@ -88,7 +89,7 @@ def resumed(params: FlatBuffer, estimator: Any, before: Optimizer) -> Optimizer:
     """The same with the state of an earlier optimizer, unless that was of another solver."""
     optimizer = make_optimizer(params, estimator)
     if type(before) is type(optimizer) and before.state.keys() == optimizer.state.keys():
-        optimizer.load_state_dict(before.state_dict() | optimizer._settings())
+        optimizer.load_state_dict(before.state_dict() | optimizer.settings)
     return optimizer
 
 
@@ -100,10 +101,16 @@ def decays_by_itself(solver: str) -> bool:
 def update_of(optimizer: Optimizer, solver: str) -> Update:
     """The step of the solver's optimizer as the engine makes it."""
     decay = "decoupled" if decays_by_itself(solver) else "coupled"
-    return Update(StepSpec(optimizer._rule, decay), optimizer._state_addresses, group_of(optimizer))
+    stepper = _host_stepper(optimizer)
+    return Update(StepSpec(stepper.spec.rule, decay), stepper.state_addresses, group_of(optimizer))
 
 
 def group_of(optimizer: Optimizer) -> Array:
-    """The optimizer's hyper-parameters as the engine reads them."""
-    group: Array = optimizer._table[EXTRA + 1]
-    return group
+    """The optimizer's hyper-parameters as the engine reads them, and changes those that a step changes."""
+    return _host_stepper(optimizer).group_settings(0)
+
+
+def _host_stepper(optimizer: Optimizer) -> HostStepper:
+    """Where the state is that the engine trains: on the host, also for a network trained on a device."""
+    assert isinstance(optimizer.stepper, HostStepper)
+    return optimizer.stepper

@@ -56,6 +56,11 @@ class StepSpec(NamedTuple):
 MAX_STATES = 4
 
 
+def carried_column(rule: rules.Rule) -> int:
+    """Column of the settings that a step changes, of a rule with `carry`: its last hyper-parameter."""
+    return HYPER + len(rule.hyper) - 1
+
+
 def preparation(spec: StepSpec, backend: Backend) -> Callable[..., Any]:
     """Compile what precedes the rule, for a backend: scale, bound and sign of the gradient, and weight decay.
 

@@ -17,6 +17,9 @@ divide by it.
 
 import numpy as np
 
+HALF_DTYPES = ("float16", "bfloat16")
+"""Types that are stored only: NumPy has the first, ml_dtypes the second."""
+
 CODE_BLOCK = 512
 """Elements that share a scale: 0.8 % more bytes, and still few enough that one outlier spoils little."""
 

@@ -1,6 +1,6 @@
 """The optimizers: one class an algorithm, with PyTorch's names, defaults and semantics.
 
-Each names its hyper-parameters and chooses a rule of `rules.py`; what they share is in `_optimizer.py`. All of them
+Each names its hyper-parameters and chooses a rule of `formulas/rules.py`; what they share is in `base.py`. All of them
 take the same options, which are done in the same pass over memory:
 
 max_norm : float, optional

@@ -1,15 +1,12 @@
 """Adam and its variants."""
 
-from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Unpack
 
-from fastadam._checks import items, number
 from fastadam._typing import Array
+from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
-from fastadam.formulas.step import EXTRA, HYPER
-from fastadam.optimizers.arrays import Arrays
 from fastadam.optimizers.base import Optimizer
-from fastadam.optimizers.settings import Betas, Number, Options
+from fastadam.optimizers.settings import Betas, Carried, Number, Options
 
 
 class Adam(Optimizer):
@@ -289,6 +286,8 @@ class NAdam(Optimizer):
     weight_decay = Number("Coupled or decoupled weight decay.")
     momentum_decay = Number("How the momentum grows.")
 
+    _carried = Carried("mu_products", "[0, 1]")
+
     def __init__(
         self,
         params: Arrays,
@@ -305,42 +304,11 @@ class NAdam(Optimizer):
         numbers = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum_decay": momentum_decay,
         }  # fmt: skip
-        self._mu_products = [1.0]
         flags = {"decoupled_weight_decay": decoupled_weight_decay, "maximize": maximize}
         super().__init__(params, numbers, flags, options)
 
     def _choose_rule(self) -> rules.Rule:
         return rules.NADAM
-
-    def _hyper(self, row: int) -> dict[str, float]:
-        while len(self._mu_products) <= row:
-            self._mu_products.append(1.0)
-        return {"mu_product": self._mu_products[row]}
-
-    def _advance(self) -> None:
-        """The products of the momenta, each row of the table with its own."""
-        column = self._table[EXTRA + 1 :, HYPER + rules.NADAM.hyper.index("mu_product")]
-        for row, values in enumerate([self._numbers, *(self._numbers | group for group in self._groups.values())]):
-            self._mu_products[row] *= rules.nadam_momentum(self.t, values["betas"][0], values["momentum_decay"])
-            column[row] = self._mu_products[row]
-
-    def _advance_to(self, t: int) -> None:
-        super()._advance_to(t)
-        self._mu_products = self._table[EXTRA + 1 :, HYPER + rules.NADAM.hyper.index("mu_product")].tolist()
-
-    def _counters(self) -> dict[str, Any]:
-        return super()._counters() | {"mu_products": list(self._mu_products)}
-
-    def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        name, products = "state['mu_products']", items("state['mu_products']", state["mu_products"])
-        if len(products) != len(self._mu_products):
-            raise ValueError(f"{name} must have {len(self._mu_products)} numbers, got {products!r}")
-        checked = [number(f"{name}[{k}]", product, "[0, 1]") for k, product in enumerate(products)]
-        return super()._checked_counters(state) | {"mu_products": checked}
-
-    def _load_counters(self, counters: Mapping[str, Any]) -> None:
-        super()._load_counters(counters)
-        self._mu_products = counters["mu_products"]
 
 
 class RAdam(Optimizer):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
-from fastadam.optimizers.arrays import Arrays
 from fastadam.optimizers.base import Optimizer
 from fastadam.optimizers.settings import Number, Options, _keep_momentum
 

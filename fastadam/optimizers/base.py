@@ -1,30 +1,32 @@
-"""What all optimizers share: state, step count, settings and the choice of the kernel.
+"""What all optimizers share: numbers, flags, options and groups, checked, saved and loaded.
 
-A subclass names its numbers and flags and chooses a rule of `rules.py`; all else is here. The settings become a table,
-one row a group of parameters, that the kernel reads: no change of a value compiles anything.
+A subclass names its numbers and flags and chooses a rule of `formulas.rules`; all else is here. Steps are made by a
+stepper, for arrays on the host or on a device, which gets the settings as a `StepPlan`: no change of a value compiles
+anything.
 """
 
-import importlib
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fastadam._checks import count, flag, number
-from fastadam._typing import Array
-from fastadam.cpu.gradients import gradient_norm
-from fastadam.cpu.memory import aligned_zeros
-from fastadam.cpu.step import step_kernel
-from fastadam.cpu.storage import bfloat16_bits
-from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.cpu.arrays import Arrays, HostArrays
+from fastadam.cpu.stepper import HostStepper
 from fastadam.cuda.detection import on_device
 from fastadam.formulas import rules
-from fastadam.formulas.step import ACTIVE, COPY_AT, DECAY, EXTRA, GROUP, HYPER, OFFSET, SCALE, StepSpec
-from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE
-from fastadam.optimizers.arrays import Arrays, ParameterArrays
-from fastadam.optimizers.settings import _USUAL, Number, _assigned, _checked_options, _members, _without_params
+from fastadam.formulas.step import ACTIVE, DECAY, HYPER, StepSpec
+from fastadam.formulas.stepper import LocatedArrays, Stepper, StepPlan
+from fastadam.optimizers.settings import (
+    _USUAL,
+    Carried,
+    Number,
+    _assigned,
+    _checked_options,
+    _members,
+    _without_params,
+)
 
 _MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
 
@@ -34,19 +36,14 @@ class Optimizer:
 
     Attributes
     ----------
-    t : int
-        The number of steps taken.
-    params : ndarray, sequence, mapping or FlatBuffer
-        What was given as `params`.
-    skipped_steps : int
-        Steps that `on_nonfinite="skip"` has skipped.
+    stepper : Stepper
+        What makes the steps, and has the state: `fastadam.formulas.stepper` says what can be asked of it.
     """
 
-    def __new__(cls, params: Any = None, *arguments: Any, **settings: Any) -> Self:
-        """For arrays on a CUDA device, the subclass that is made for them: loaded here, as it needs an extra."""
-        if on_device(params):
-            cls = importlib.import_module("fastadam.cuda.stepper").class_on_device(cls)
-        return super().__new__(cls)
+    stepper: Stepper
+
+    _carried: ClassVar[Carried | None] = None
+    """What `state_dict` calls the values that the rule carries from step to step."""
 
     def __init__(
         self, params: Arrays, numbers: Mapping[str, Any], flags: Mapping[str, Any], options: Mapping[str, Any]
@@ -54,50 +51,68 @@ class Optimizer:
         self._flags = {name: flag(name, value) for name, value in flags.items()}
         self._numbers = {name: self._number(name).check(name, value) for name, value in numbers.items()}
         self._options = _checked_options(options)
-        groups, packed = self._options["groups"], self._options["state_dtype"]
-        self._arrays = ParameterArrays(params, bool(groups), CODE_BLOCK if packed == "uint8" else 1)
-        self._check_storage()
-        group_of, self._groups = _assigned(groups or {}, self._arrays.names, self._check_overrides)
-        self._arrays.segments[GROUP] = EXTRA + 1
-        self._arrays.segments[GROUP, :-1] += group_of
+        arrays, make_stepper = self._located(params)
+        self._check_storage(arrays)
+        group_of, self._groups = _assigned(self._options["groups"] or {}, arrays.names, self._check_overrides)
         self._rule = self._choose_rule()
-        self.t, self.skipped_steps = 0, 0
-        self._state = self._initial_state()
-        self._state_addresses = np.array([array.ctypes.data for array in self._state.values()], np.int64)
-        self._copies = self._initial_copies()
-        self._set({})
+        self._check_change({}, self._groups)
+        self.stepper = make_stepper(arrays, self._plan(arrays), group_of, self._initial_values())
+
+    def _located(self, params: Any) -> tuple[LocatedArrays, Callable[..., Stepper]]:
+        """Locate the parameters; the stepper for where they lie is made from them."""
+        packed = self._options["state_dtype"]
+        if not on_device(params):
+            return HostArrays(params, packed, by_name=bool(self._options["groups"])), HostStepper
+        from fastadam.cuda.arrays import DeviceArrays  # here, since it needs an extra
+        from fastadam.cuda.stepper import DeviceStepper
+
+        return DeviceArrays(params, packed), DeviceStepper
 
     def _choose_rule(self) -> rules.Rule:
-        """The rule that the flags and numbers ask for."""
+        """Choose the rule that the flags and numbers ask for."""
         raise NotImplementedError
 
-    def _hyper(self, row: int) -> dict[str, float]:
-        """What the rule takes beside the numbers, for a row of the table."""
+    def _initial_values(self) -> dict[str, float]:
+        """The states that do not begin as zeros."""
         return {}
-
-    def _advance(self) -> None:
-        """Called after each step."""
-
-    def _advance_to(self, t: int) -> None:
-        """Called after steps that were made elsewhere, on this state and this table."""
-        self.t = t
 
     @property
     def params(self) -> Arrays:
         """What was given as `params`."""
-        return self._arrays.params
+        params: Arrays = self.stepper.arrays.params
+        return params
 
     @property
-    def state(self) -> dict[str, Array]:
+    def t(self) -> int:
+        """The number of steps taken. For arrays on a device, asking waits for it, and replays of graphs are counted."""
+        return self.stepper.t
+
+    @t.setter
+    def t(self, value: int) -> None:
+        self.stepper.t = value
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of steps that `on_nonfinite="skip"` has skipped. For arrays on a device, asking waits for it."""
+        return self.stepper.skipped_steps
+
+    @skipped_steps.setter
+    def skipped_steps(self, value: int) -> None:
+        self.stepper.skipped_steps = value
+
+    @property
+    def state(self) -> dict[str, Any]:
         """The state itself, not a copy, by PyTorch's names: each flat over all parameters in their order.
 
         With `ema_decay`, "ema" is the average of the parameters. With `state_dtype="bfloat16"` arrays are uint16 and
         hold the bits; with "uint8" they are codes, each array of parameters beginning at a multiple of 512, and for
         each state "name" there is "name_scale", what the codes of each block of 512 are multiplied by. For parameters
         of float16 or bfloat16, "master" has them in float32.
+
+        For parameters on a device these are arrays of Numba's there, in which the part of each array of parameters
+        begins at a multiple of 128 bytes; `state_dict` has them without gaps.
         """
-        masters = {} if self._arrays.masters is None else {"master": self._arrays.masters}
-        return self._state | masters
+        return self.stepper.state
 
     @property
     def copies(self) -> Any:
@@ -105,7 +120,18 @@ class Optimizer:
 
         Arrays are float16, or uint16 with the bits of bfloat16.
         """
-        return self._copies
+        return self.stepper.copies
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Numbers, flags and those options that are not as usual, by their names."""
+        options = {name: value for name, value in self._options.items() if value != _USUAL[name]}
+        if options.get("groups"):
+            options["groups"] = {
+                name: {"params": list(self._options["groups"][name]["params"]), **values}
+                for name, values in self._groups.items()
+            }
+        return {**self._numbers, **self._flags, **options}
 
     @property
     def groups(self) -> Mapping[str, Mapping[str, Any]]:
@@ -136,7 +162,7 @@ class Optimizer:
         self._groups[name] |= checked
         self._set({})
 
-    def step(self, *grads: Arrays, grad_scale: float | None = None) -> None:
+    def step(self, *grads: Any, grad_scale: float | None = None, stream: Any = None) -> None:
         """Update every parameter, in place, in one compiled call.
 
         Parameters
@@ -145,65 +171,33 @@ class Optimizer:
             Gradients in the structure of `params`, with its shapes and dtype. They are read, never written, unless the
             optimizer was made with `zero_grad`. For a FlatBuffer, another of the same layout (`params.like()`), or its
             `flat` array. Of several, as of several workers, the step takes the sum, added up in their order in the same
-            pass.
+            pass. For parameters on a device, arrays there, in the memory order of the parameters.
         grad_scale : float, optional
             What the gradients were scaled by: they are divided by it first.
+        stream : Stream or int, optional
+            For parameters on a device, where to launch the step, which waits for nothing: a stream of Numba, CuPy or
+            PyTorch, or a handle. By default the stream on which the first gradient's library works at the moment; the
+            launch waits there for the streams of the others.
 
         Raises
         ------
         TypeError
-            If the structure or a dtype is another than that of `params`.
+            If the structure or a dtype is another than that of `params`, a gradient does not lie where they do, or
+            `stream` is no stream, or given for parameters on the host.
         ValueError
-            If a shape or a name is another than that of `params`, or a gradient shares memory with the parameters.
+            If a shape or a name is another than that of `params`, or a gradient shares memory with the parameters; on a
+            device, also if the device or the memory order is another.
         FloatingPointError
-            If a gradient is not finite and the optimizer was made with `on_nonfinite="raise"`.
+            If a gradient is not finite and the optimizer was made with `on_nonfinite="raise"`, which on a device waits
+            for it in each step.
+        RuntimeError
+            If something had to be written to the device while a CUDA graph is captured, or the host had to wait.
         """
-        arrays = self._arrays
-        if len(grads) != 1 or grad_scale is not None or not self._is_plain:
-            self._step_with_care(grads, grad_scale)
-            return
-        located = arrays.locate(grads[0], self._options["zero_grad"])
-        kernel = self._serial_kernel if arrays.nbytes < PARALLEL_BYTES else self._kernel(self._spec)
-        kernel(arrays.segments, self._state_addresses, self._table, self.t + 1)
-        del located  # until here it kept alive what lies at the addresses
-        self.t += 1
-        self._advance()
-
-    def _step_with_care(self, grads: tuple[Arrays, ...], grad_scale: float | None) -> None:
-        """A step of several gradients, or one that looks at the gradient's norm first, or scales it."""
-        scale = 1.0 if grad_scale is None else number("grad_scale", grad_scale, "(0, inf)")
         if not grads:
             raise TypeError("step needs at least one argument, the gradients")
-        arrays, spec, zeroes = self._arrays, self._spec, self._options["zero_grad"]
-        if len(grads) == 1:
-            table, located = arrays.segments, arrays.locate(grads[0], zeroes)
-        else:
-            table, located = arrays.locate_rows(grads, zeroes)
-            spec = spec._replace(sums=True)
-        factor = self._gradient_factor(table, scale)
-        if factor is None:
-            self.skipped_steps += 1
-            return
-        self._table[EXTRA, SCALE] = factor
-        kernel = self._kernel(spec if factor == 1.0 else spec._replace(scale=True))
-        kernel(table, self._state_addresses, self._table, self.t + 1)
-        del located
-        self.t += 1
-        self._advance()
-
-    def _gradient_factor(self, table: Array, scale: float) -> float | None:
-        """What to multiply the gradient with: the scale undone, the norm clipped; None if the step is skipped."""
-        max_norm, on_nonfinite = self._options["max_norm"], self._options["on_nonfinite"]
-        if max_norm is None and on_nonfinite == "ignore":
-            return 1.0 / scale
-        norm = gradient_norm(table, self._arrays.dtype.name, self._arrays.stored, self._runs_parallel)
-        if not math.isfinite(norm) and on_nonfinite == "raise":
-            raise FloatingPointError("grads must be finite, got infinity or NaN; nothing was changed")
-        if not math.isfinite(norm) and on_nonfinite == "skip":
-            return None
-        if max_norm is None:
-            return 1.0 / scale
-        return rules.clip_factor(norm / scale, max_norm) / scale
+        if grad_scale is not None:
+            grad_scale = number("grad_scale", grad_scale, "(0, inf)")
+        self.stepper.step(grads, grad_scale, stream)
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -228,19 +222,16 @@ class Optimizer:
         return checked
 
     def _set(self, numbers: Mapping[str, Any]) -> None:
-        """Take checked numbers, make the table that the kernel reads, and choose the kernel."""
-        if not hasattr(self, "_state"):  # the constructor is not that far yet
-            self._numbers |= numbers
-            return
+        """Take checked numbers."""
         self._check_change(numbers, self._groups)
         self._numbers |= numbers
+        self.stepper.configure(self._plan(self.stepper.arrays))
+
+    def _plan(self, arrays: LocatedArrays) -> StepPlan:
+        """The settings as the stepper takes them."""
         rows, options = self._rows, self._options
-        extra = [1.0, options["clip_value"] or math.inf, 1.0 - (options["ema_decay"] or 0.0)]
-        table = [extra, *(self._row(k, values) for k, values in enumerate(rows))]
-        width = max(map(len, table))
-        self._table = np.array([row + [0.0] * (width - len(row)) for row in table])
         kind = "decoupled" if self._is_decoupled else "coupled"
-        self._spec = StepSpec(
+        spec = StepSpec(
             self._rule,
             decay=kind if any(values.get("weight_decay", 0.0) > 0 for values in rows) else "none",
             maximize=self._flags.get("maximize", False),
@@ -248,11 +239,17 @@ class Optimizer:
             ema=options["ema_decay"] is not None,
             zero_grad=options["zero_grad"],
             state=options["state_dtype"] or "",
-            grad=self._arrays.stored,
-            copy=options["copy_dtype"] or self._arrays.stored,
+            grad=arrays.stored,
+            copy=options["copy_dtype"] or arrays.stored,
         )
-        self._is_plain = options["max_norm"] is None and options["on_nonfinite"] == "ignore"
-        self._serial_kernel = step_kernel(self._spec, self._arrays.dtype.name, False)
+        return StepPlan(
+            spec,
+            [self._row(values) for values in rows],
+            clip_value=options["clip_value"],
+            ema_decay=options["ema_decay"],
+            max_norm=options["max_norm"],
+            on_nonfinite=options["on_nonfinite"],
+        )
 
     @property
     def _rows(self) -> list[dict[str, Any]]:
@@ -266,93 +263,47 @@ class Optimizer:
     def _is_decoupled(self) -> bool:
         return self._flags.get("decoupled_weight_decay", False)
 
-    def _row(self, k: int, values: Mapping[str, Any]) -> list[float]:
+    def _row(self, values: Mapping[str, Any]) -> list[float]:
         """A row of the table: the decay's scalar, whether the group is trained, what the rule takes."""
         row = [0.0] * (HYPER + len(self._rule.hyper))
         decay = values.get("weight_decay", 0.0)
         row[DECAY] = 1.0 - values["lr"] * decay if self._is_decoupled else decay
         row[ACTIVE] = float(not values.get("frozen", False))
-        parts = self._hyper(k)
+        parts = {} if self._rule.carry is None else {self._rule.hyper[-1]: 1.0}
         for name, value in values.items():
             if name != "frozen":
                 parts |= self._number(name).parts(value)
         row[HYPER:] = [parts[name] for name in self._rule.hyper]
         return row
 
-    def _check_storage(self) -> None:
+    def _check_storage(self, arrays: LocatedArrays) -> None:
         """Refuse types of storage that do not go with the parameters."""
         for option in ("state_dtype", "copy_dtype"):
-            if self._options[option] is not None and self._arrays.dtype != np.float32:
-                raise ValueError(f"{option} needs float32 parameters, got {self._arrays.dtype}")
-        if self._options["copy_dtype"] is not None and self._arrays.stored:
-            raise ValueError(f"copy_dtype must be None for parameters of {self._arrays.stored}, which are the copy")
-
-    def _initial_state(self) -> dict[str, Array]:
-        """Each state of the rule, zeros; with codes, the scales of each; the average of the parameters."""
-        size, dtype, packed = self._arrays.size, self._arrays.dtype, self._options["state_dtype"]
-        kinds = dict.fromkeys(self._rule.states, dtype)
-        if packed == "bfloat16":
-            kinds = {name: np.dtype(np.uint16) for name in self._rule.states}
-        elif packed == "uint8":
-            kinds = {name: np.dtype(np.uint8) for name in self._rule.states}
-        state = {name: aligned_zeros(size, kind) for name, kind in kinds.items()}
-        if packed == "uint8":
-            state |= {f"{name}_scale": aligned_zeros(size // CODE_BLOCK, dtype) for name in self._rule.states}
-        for name, value in self._initial_values().items():
-            if packed == "uint8":
-                state[name][:], state[f"{name}_scale"][:] = 255, value / LARGEST_CODE
-            else:
-                state[name][:] = bfloat16_bits(np.array([value], dtype)) if packed else value
-        return state if self._options["ema_decay"] is None else state | {"ema": self._arrays.concatenated()}
-
-    def _initial_values(self) -> dict[str, float]:
-        """The states that do not begin as zeros."""
-        return {}
-
-    def _initial_copies(self) -> Any:
-        """Copies of the parameters in `copy_dtype`, in their structure, whose addresses are noted in the table."""
-        if self._options["copy_dtype"] is None:
-            return None
-        arrays, bits = self._arrays, self._options["copy_dtype"] == "bfloat16"
-        with np.errstate(over="ignore"):
-            flat = bfloat16_bits(arrays.concatenated()) if bits else arrays.concatenated().astype(np.float16)
-        arrays.segments[COPY_AT] = flat.ctypes.data + flat.itemsize * arrays.segments[OFFSET]
-        return arrays.structured(flat)
-
-    @property
-    def _runs_parallel(self) -> bool:
-        return self._arrays.nbytes >= PARALLEL_BYTES and may_launch_parallel()
-
-    def _kernel(self, spec: StepSpec) -> Callable[..., None]:
-        return step_kernel(spec, self._arrays.dtype.name, self._runs_parallel)
+            if self._options[option] is not None and arrays.dtype != np.float32:
+                raise ValueError(f"{option} needs float32 parameters, got {arrays.dtype}")
+        if self._options["copy_dtype"] is not None and arrays.stored:
+            raise ValueError(f"copy_dtype must be None for parameters of {arrays.stored}, which are the copy")
 
     # --- saving and loading -------------------------------------------------------------------------------------------
 
     def _counters(self) -> dict[str, Any]:
-        """What is counted, for `state_dict`."""
+        """What is counted, and carried from step to step, for `state_dict`."""
         counters: dict[str, Any] = {"t": self.t}
-        return (
-            counters if self._options["on_nonfinite"] == "ignore" else counters | {"skipped_steps": self.skipped_steps}
-        )
+        if self._options["on_nonfinite"] != "ignore":
+            counters["skipped_steps"] = self.skipped_steps
+        return counters if self._carried is None else counters | {self._carried.entry: self.stepper.carried}
 
     def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a state that is to be loaded."""
         names = [name for name in ("t", "skipped_steps") if name in state]
-        return {name: count(f"state[{name!r}]", state[name], 0, _MAX_STEPS - 1) for name in names}
+        checked = {name: count(f"state[{name!r}]", state[name], 0, _MAX_STEPS - 1) for name in names}
+        return checked if self._carried is None else checked | self._carried.checked(state, 1 + len(self._groups))
 
     def _load_counters(self, counters: Mapping[str, Any]) -> None:
         self.t = counters["t"]
         self.skipped_steps = counters.get("skipped_steps", 0)
-
-    def _settings(self) -> dict[str, Any]:
-        """Numbers, flags and those options that are not as usual, by their names."""
-        options = {name: value for name, value in self._options.items() if value != _USUAL[name]}
-        if options.get("groups"):
-            options["groups"] = {
-                name: {"params": list(self._options["groups"][name]["params"]), **values}
-                for name, values in self._groups.items()
-            }
-        return {**self._numbers, **self._flags, **options}
+        if self._carried is not None:
+            self.stepper.carried = counters[self._carried.entry]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that `load_state_dict` needs to go on from here: plain numbers and arrays.
@@ -361,9 +312,10 @@ class Optimizer:
         -------
         dict
             "t", the hyper-parameters, flags and options by their names, and the state, each one flat array over all
-            parameters in their order.
+            parameters in their order. It is the same for parameters on the host and on a device, and an optimizer on
+            either goes on from the other's; a device is waited for.
         """
-        return self._counters() | self._settings() | {name: array.copy() for name, array in self.state.items()}
+        return self._counters() | self.settings | self.stepper.read_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`: state, step count and hyper-parameters are replaced by its own.
@@ -378,9 +330,9 @@ class Optimizer:
         """
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
-        own, arrays = self._counters() | self._settings(), self.state
-        if set(state) != {*own, *arrays}:
-            raise ValueError(f"state must have the keys {sorted({*own, *arrays})}, got {sorted(map(str, state))}")
+        own, layout = self._counters() | self.settings, self.stepper.state_layout()
+        if set(state) != {*own, *layout}:
+            raise ValueError(f"state must have the keys {sorted({*own, *layout})}, got {sorted(map(str, state))}")
         for name, value in self._flags.items():
             if flag(f"state[{name!r}]", state[name]) != value:
                 raise ValueError(f"state[{name!r}] must be {value}, as this optimizer was made, got {state[name]}")
@@ -389,8 +341,8 @@ class Optimizer:
                 raise ValueError(
                     f"state[{name!r}] must be {own[name]!r}, as this optimizer was made, got {state[name]!r}"
                 )
-        for name, array in arrays.items():
-            _check_array(name, state[name], array)
+        for name, (shape, dtype) in layout.items():
+            _check_array(name, state[name], shape, dtype)
         counters = self._checked_counters(state)
         groups = self._checked_groups(state) if "groups" in own else {}
         numbers = {name: self._number(name).check(name, state[name]) for name in self._numbers}
@@ -398,34 +350,37 @@ class Optimizer:
         self._load_counters(counters)
         self._groups |= groups
         self._set(numbers)
-        for name, array in arrays.items():
-            array[:] = state[name]
+        self.stepper.write_state(state)
 
     def _checked_groups(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        given, own = state["groups"], self._settings()["groups"]
+        given, own = state["groups"], self.settings["groups"]
         if _members(given) != _members(own):
             raise ValueError(f"state['groups'] must have the groups of this optimizer, {own!r}, got {given!r}")
         return {name: self._check_overrides(name, _without_params(values)) for name, values in given.items()}
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name}={value}" for name, value in self._numbers.items())
-        rest = {name: value for name, value in self._settings().items() if name not in self._numbers and value}
+        rest = {name: value for name, value in self.settings.items() if name not in self._numbers and value}
         flags = "".join(f", {name}={value}" for name, value in rest.items())
-        size, dtype = self._arrays.size, self._arrays.dtype
+        size, dtype = self.stepper.arrays.size, self.stepper.arrays.dtype
         return f"{type(self).__name__}({size} {dtype} parameters, {numbers}{flags}, t={self.t})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"params": self.params, "settings": self._settings(), "state": self.state_dict()}
+        if on_device(self.params):
+            raise TypeError(
+                f"{type(self).__name__} on a CUDA device cannot be pickled or copied: save its state_dict()"
+            )
+        return {"params": self.params, "settings": self.settings, "state": self.state_dict()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(saved["params"], **saved["settings"])  # type: ignore[misc]
         self.load_state_dict(saved["state"])
 
 
-def _check_array(name: str, given: Any, own: Array) -> None:
+def _check_array(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if not isinstance(given, np.ndarray):
         raise TypeError(f"state[{name!r}] must be an array, got {type(given).__name__}")
-    if given.shape != own.shape or given.dtype != own.dtype:
+    if given.shape != shape or given.dtype != dtype:
         raise ValueError(
-            f"state[{name!r}] must have shape {own.shape} and dtype {own.dtype}, got {given.shape} and {given.dtype}"
+            f"state[{name!r}] must have shape {shape} and dtype {dtype}, got {given.shape} and {given.dtype}"
         )

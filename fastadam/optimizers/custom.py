@@ -11,10 +11,10 @@ from typing import Any
 from numba.core import types
 
 from fastadam._checks import number
+from fastadam.cpu.arrays import Arrays
 from fastadam.cpu.jit import JIT_DISABLED, formula
 from fastadam.formulas import rules
 from fastadam.formulas.step import MAX_STATES
-from fastadam.optimizers.arrays import Arrays
 from fastadam.optimizers.base import Optimizer
 from fastadam.optimizers.settings import Number, Options
 
@@ -119,7 +119,9 @@ def _themselves(t, *hyper):  # type: ignore[no-untyped-def]
 
 # --- what is given ----------------------------------------------------------------------------------------------------
 
-_USED = {"params", "t", "ema", "frozen", "maximize", "weight_decay", *Options.__annotations__, *vars(Optimizer)}
+_USED = {
+    "params", "stepper", "t", "ema", "frozen", "maximize", "weight_decay", *Options.__annotations__, *vars(Optimizer),
+}  # fmt: skip
 """Names of arguments, attributes and entries of the `state_dict` that every optimizer has."""
 
 

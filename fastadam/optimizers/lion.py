@@ -2,8 +2,8 @@
 
 from typing import Unpack
 
+from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
-from fastadam.optimizers.arrays import Arrays
 from fastadam.optimizers.base import Optimizer
 from fastadam.optimizers.settings import Betas, Number, Options
 

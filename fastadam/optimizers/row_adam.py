@@ -1,6 +1,7 @@
 """Lazy Adam over the rows of a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastadam._typing import Array
 from fastadam.buffers import FLOAT_DTYPES
-from fastadam.cpu.rows import rows_kernel
-from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.cpu.arrays import HostArrays
+from fastadam.cpu.stepper import RowStepper
 from fastadam.formulas import rules
-from fastadam.formulas.step import EXTRA
+from fastadam.formulas.stepper import LocatedArrays, Stepper
 from fastadam.optimizers.base import Optimizer
 from fastadam.optimizers.settings import Betas, Number
 
@@ -88,6 +89,8 @@ class RowAdam(Optimizer):
 
     __module__ = "fastadam"
 
+    stepper: RowStepper
+
     lr = Number("Step size; setting it takes effect at the next step and compiles nothing.")
     betas = Betas("Decay rates of the two moments.")
     eps = Number("Added to the root of the second moment.")
@@ -105,19 +108,12 @@ class RowAdam(Optimizer):
         _check_table(params)
         numbers = {"lr": lr, "betas": betas, "eps": eps}
         super().__init__(params, numbers, {"maximize": maximize, "catch_up": catch_up}, {})
-        self._p, self._p_at = params, _address(params)
-        self._places = np.zeros(len(params), np.int64)
-        self._m, self._v = (self._state[name].ravel() for name in self._rule.states)
-        self._last_step = self._state.get("last_step", np.empty(0, np.int64))
-        self._serial_rows, self._parallel_rows = (rows_kernel(self._spec, parallel) for parallel in (False, True))
+
+    def _located(self, params: Any) -> tuple[LocatedArrays, Callable[..., Stepper]]:
+        return HostArrays(params), partial(RowStepper, catch_up=self._flags["catch_up"])
 
     def _choose_rule(self) -> rules.Rule:
         return rules.ADAM_HAT
-
-    def _initial_state(self) -> dict[str, Array]:
-        shape = self._arrays.arrays[0].shape
-        state: dict[str, Array] = {name: flat.reshape(shape) for name, flat in super()._initial_state().items()}
-        return state | ({"last_step": np.zeros(shape[0], np.int64)} if self._flags["catch_up"] else {})
 
     def step(self, rows: ArrayLike, grads: Array) -> None:  # type: ignore[override]
         """Update the rows that are named, in place, in one compiled call.
@@ -139,19 +135,14 @@ class RowAdam(Optimizer):
         ValueError
             If a shape is another one, or `grads` shares memory with the table.
         """
-        p, indices = self._p, _row_indices(rows)
-        if not p.flags.writeable:
+        stepper, indices = self.stepper, _row_indices(rows)
+        table = stepper.table
+        if not table.flags.writeable:
             raise ValueError("params must be writeable, got a read-only array")
-        g = _row_gradients(grads, indices.size, p)
-        step = self._parallel_rows if g.nbytes >= PARALLEL_BYTES and may_launch_parallel() else self._serial_rows
-        found = step(
-            self._p_at, self._m, self._v, indices, _address(g), p.shape[1], self._places, self._last_step,
-            self._table[EXTRA + 1], self.t + 1,
-        )  # fmt: skip
+        found = stepper.step_rows(indices, _row_gradients(grads, indices.size, table))
         if found < 0:
             position = -1 - found
-            raise IndexError(f"rows[{position}] must be in [0, {len(p)}), got {np.asarray(rows)[position]}")
-        self.t += 1
+            raise IndexError(f"rows[{position}] must be in [0, {len(table)}), got {np.asarray(rows)[position]}")
 
     def flush(self) -> None:
         """Let the moments of every row decay up to the latest step. It needs `catch_up`, and a pass over the table.
@@ -163,25 +154,22 @@ class RowAdam(Optimizer):
         """
         if not self._flags["catch_up"]:
             raise ValueError("flush needs an optimizer that was made with catch_up=True")
-        missed = self.t - self._last_step
+        state = self.state
+        missed = self.t - state["last_step"]
         for name, beta in zip(self._rule.states, self.betas, strict=True):
             with np.errstate(under="ignore"):
-                self._state[name] *= (beta**missed).astype(self._p.dtype)[:, np.newaxis]
-        self._last_step[:] = self.t
+                state[name] *= (beta**missed).astype(state[name].dtype)[:, np.newaxis]
+        state["last_step"][:] = self.t
 
     def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        counters, last_step = super()._checked_counters(state), state.get("last_step", self._last_step)
-        if last_step.size and not 0 <= last_step.min() <= last_step.max() <= counters["t"]:
+        counters, last_step = super()._checked_counters(state), state.get("last_step")
+        if last_step is not None and last_step.size and not 0 <= last_step.min() <= last_step.max() <= counters["t"]:
             raise ValueError(f"state['last_step'] must be in [0, t], got {last_step} with t={counters['t']}")
         return counters
 
 
-def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0]
-
-
 def _check_table(params: Array) -> None:
-    """Refuse what is no table; what is left to check, `ParameterArrays` checks."""
+    """Refuse what is no table; what is left to check, `HostArrays` checks."""
     if not isinstance(params, np.ndarray):
         raise TypeError(f"params must be a NumPy array of shape (n_rows, dim), got {type(params).__name__}")
     if params.dtype not in FLOAT_DTYPES:

@@ -1,14 +1,14 @@
 """Settings of an optimizer: its numbers, options and groups, checked."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from fastadam._checks import choice, flag, items, number
+from fastadam._checks import choice, flag, items, label, number
 from fastadam._typing import Array
 from fastadam.formulas import rules
-from fastadam.optimizers.arrays import HALF_DTYPES, label
+from fastadam.formulas.storage import HALF_DTYPES
 
 
 class Options(TypedDict, total=False):
@@ -66,6 +66,21 @@ class Betas(Number):
     def parts(self, value: Any) -> dict[str, float]:
         """What the rules call them."""
         return {"beta1": value[0], "beta2": value[1]}
+
+
+class Carried(NamedTuple):
+    """What a rule carries from step to step for each group: its entry in the `state_dict`, and what it may be."""
+
+    entry: str
+    interval: str
+
+    def checked(self, state: Mapping[str, Any], groups: int) -> dict[str, list[float]]:
+        """The entry of a state that is to be loaded, a number for each group, if it is allowed."""
+        name = f"state[{self.entry!r}]"
+        values = items(name, state[self.entry])
+        if len(values) != groups:
+            raise ValueError(f"{name} must have {groups} numbers, got {values!r}")
+        return {self.entry: [number(f"{name}[{k}]", value, self.interval) for k, value in enumerate(values)]}
 
 
 _USUAL: dict[str, Any] = {

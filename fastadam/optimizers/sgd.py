@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
-from fastadam.optimizers.arrays import Arrays
 from fastadam.optimizers.base import Optimizer
 from fastadam.optimizers.settings import Number, Options, _given, _keep_momentum
 
@@ -92,6 +92,6 @@ class SGD(Optimizer):
                 if value:
                     raise ValueError(f"{name} must be 0 with nesterov=True, got {value}")
 
-    def _row(self, k: int, values: Mapping[str, Any]) -> list[float]:
+    def _row(self, values: Mapping[str, Any]) -> list[float]:
         # Only momentum is dampened: without it, as one group among others may be, the buffer is the gradient.
-        return super()._row(k, values if values["momentum"] > 0 else {**values, "dampening": 0.0})
+        return super()._row(values if values["momentum"] > 0 else {**values, "dampening": 0.0})

@@ -205,7 +205,7 @@ def test_a_packed_state_gives_the_same_bits_on_any_number_of_threads(state_dtype
     n = 300 if JIT_DISABLED else 70_001
     with_threads = Adam(naive.start(n, np.float32), state_dtype=state_dtype)
     alone = Adam(naive.start(n, np.float32), state_dtype=state_dtype)
-    alone._kernel = lambda spec: alone._serial_kernel
+    alone.stepper._kernel = lambda spec: alone.stepper._serial_kernel
     for optimizer in (with_threads, alone):
         steps(optimizer, 3)
     assert_same_bits(with_threads.params, alone.params)

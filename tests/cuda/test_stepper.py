@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers import naive
 from tests.helpers.naive import assert_same_bits
+from tests.helpers.protocols import public_names
 
 pytest.importorskip("numba_cuda")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
@@ -22,13 +23,13 @@ from fastadam import optimizer
 from fastadam.cuda import arrays
 from fastadam.cuda import kernels as device_kernels
 from fastadam.cuda import launch as launch_module
-from fastadam.cuda import stepper as optimizer_module
+from fastadam.cuda import stepper as stepper_module
 from fastadam.cuda.chunk import Pass
-from fastadam.cuda.jit import THREADS
-from fastadam.cuda.stepper import OnDevice
-from fastadam.cuda.storage import to_bfloat16
-from fastadam.formulas import rules
+from fastadam.cuda.jit import THREADS, formula
+from fastadam.cuda.stepper import DeviceStepper
+from fastadam.formulas import rules, storage
 from fastadam.formulas.step import StepSpec
+from fastadam.formulas.stepper import LocatedArrays, Stepper
 from fastadam.formulas.storage import CODE_BLOCK
 from fastadam.optimizers.adam import Adam, AdamW, NAdam
 from fastadam.optimizers.sgd import SGD
@@ -90,7 +91,7 @@ def test_every_rule_and_decay_gives_the_bits_of_the_reference(of, options, dtype
     count = 7 if of.__name__ == "RAdam" else STEPS  # it adapts from its sixth step on
     steps(made, gradients, count)
     reference = naive.trained(N, dtype, count, getattr(naive, of.__name__), **options)
-    assert isinstance(made, OnDevice)
+    assert isinstance(made.stepper, DeviceStepper)
     assert made.t == count
     assert_equals(made, p.host, reference)
 
@@ -277,6 +278,7 @@ def test_copies_in_two_bytes(form, shift):
     ("value", "bits"), [(1.0, 0x3F80), (-2.0, 0xC000), (np.inf, 0x7F80), (3.4e38, 0x7F80), (0.0, 0)]
 )
 def test_rounding_to_bfloat16(value, bits):
+    to_bfloat16 = formula(storage.to_bfloat16)
     assert to_bfloat16(np.float32(value)) == bits
     assert to_bfloat16(np.float32(np.nan)) & 0x7FFF > 0x7F80
 
@@ -295,11 +297,19 @@ def test_settings_change_between_steps():
     assert_equals(made, p.host, reference)
 
 
+def test_other_numbers_compile_no_other_kernels():
+    made, g = Adam(on_device(np.ones(3))), on_device(np.ones(3))
+    for lr in (0.5, 0.25, 0.125):
+        made.lr = lr
+        made.step(g)
+    assert len(made.stepper._memory._compiled) == 1
+
+
 class Graph:
     """A captured graph launches the same kernels with the same arguments, and nothing else of a step runs."""
 
     def __init__(self, made, monkeypatch):
-        self._launches, self._memory, self._patch = [], made._memory, monkeypatch
+        self._launches, self._memory, self._patch = [], made.stepper._memory, monkeypatch
 
     def capture(self, step):
         launch = self._memory._launch
@@ -418,10 +428,11 @@ def test_a_rule_of_the_users_own():
     assert_same_bits(p.host, np.array([99.0, 0.0, 0.0]))
 
 
-def test_it_looks_like_the_class_that_it_is():
+def test_an_optimizer_on_a_device_is_of_the_same_class():
     made = Adam(on_device(np.ones(3)), lr=0.5)
-    assert isinstance(made, Adam)
-    assert type(made).__name__ == "Adam"
+    assert type(made) is Adam
+    assert all(hasattr(made.stepper, name) for name in public_names(Stepper))
+    assert all(hasattr(made.stepper.arrays, name) for name in public_names(LocatedArrays))
     assert repr(made).startswith("Adam(3 float64 parameters, lr=0.5")
     assert set(made.state) == set(made.moments) == {"m", "v"}
     assert made.params.host.shape == (3,)
@@ -625,12 +636,12 @@ def test_a_launch_on_another_stream_waits_by_events(monkeypatch):
         def wait(self, stream):
             waited.append((self.recorded, stream))
 
-    monkeypatch.setattr(optimizer_module, "other_streams", lambda launched_on, arrays: [70, 90])
-    monkeypatch.setattr(optimizer_module.cuda, "event", lambda timing: Event())
+    monkeypatch.setattr(stepper_module, "other_streams", lambda launched_on, arrays: [70, 90])
+    monkeypatch.setattr(stepper_module.cuda, "event", lambda timing: Event())
     made = Adam(on_device(np.ones(3)))
     made.step(on_device(np.ones(3)))
     assert waited == [(70, 0), (90, 0)]
-    monkeypatch.setattr(optimizer_module, "is_capturing", lambda stream: True)  # a capture may wait for nothing outside
+    monkeypatch.setattr(stepper_module, "is_capturing", lambda stream: True)  # a capture may wait for nothing outside
     made.step(on_device(np.ones(3)))
     assert len(waited) == 2
 
@@ -653,15 +664,15 @@ def test_what_dlpack_lends_is_kept_until_the_step_is_done_with_it(monkeypatch):
             return 2, 0
 
     monkeypatch.setattr(arrays, "_from_dlpack", lambda lender: FakeDeviceArray(lender.array))
-    monkeypatch.setattr(optimizer_module.cuda, "event", lambda timing: Event())
+    monkeypatch.setattr(stepper_module.cuda, "event", lambda timing: Event())
     p = on_device(np.ones(3))
     made = SGD(p, lr=1.0)
     made.step(Lender(np.full(3, 0.25)))
     made.step(Lender(np.full(3, 0.25)))
-    assert len(made._held) == 2
+    assert len(made.stepper._held) == 2
     done.append(True)
     made.step(on_device(np.full(3, 0.5)))
-    assert not made._held
+    assert not made.stepper._held
     assert not p.host.any()
 
 

@@ -19,7 +19,7 @@ from numba import cuda
 
 from fastadam.cpu.storage import bfloat16_bits, bfloat16_values
 from fastadam.cuda import storage
-from fastadam.cuda.jit import float_of, from_float16
+from fastadam.cuda.jit import float_of, formula
 from fastadam.formulas import storage as formats
 from fastadam.optimizers.adam import Adam
 from fastadam.optimizers.adaptive import Adagrad, RMSprop
@@ -84,13 +84,15 @@ def assert_same(on_device, on_host, there, here):
 @pytest.mark.parametrize("noise", [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
 def test_the_formats_are_the_hosts(noise):
     noise = np.uint32(noise)
+    to_bfloat16, from_bfloat16 = formula(formats.to_bfloat16), formula(formats.from_bfloat16)
+    dithered_bfloat16 = formula(formats.dithered_bfloat16)
     rng = np.random.default_rng(0)
     values = np.concatenate([SPECIAL, (rng.standard_normal(200) * 10.0 ** rng.integers(-6, 6, 200)).astype(np.float32)])
     for x in values:
-        assert storage.to_bfloat16(x) == bfloat16_bits(np.array([x]))[0]
-        bits = storage.dithered_bfloat16(x, noise)
+        assert to_bfloat16(x) == bfloat16_bits(np.array([x]))[0]
+        bits = dithered_bfloat16(x, noise)
         assert bits == formats.dithered_bfloat16(x, noise)
-        assert_same_bits(storage.from_bfloat16(bits), bfloat16_values(np.array([bits], np.uint16))[0])
+        assert_same_bits(from_bfloat16(bits), bfloat16_values(np.array([bits], np.uint16))[0])
         assert storage.SIGNED.encode(x, np.float32(0.5), noise) == formats.signed_code(x, np.float32(0.5), noise)
         assert storage.POSITIVE.encode(abs(x), np.float32(2), noise) == formats.positive_code(
             abs(x), np.float32(2), noise
@@ -103,7 +105,7 @@ def test_the_formats_are_the_hosts(noise):
 
 def test_bits_and_halves():
     for bits in range(0, 2**16, 97):
-        assert_same_bits(from_float16(bits), np.uint16(bits).view(np.float16).astype(np.float32))
+        assert_same_bits(formula(formats.from_float16)(bits), np.uint16(bits).view(np.float16).astype(np.float32))
         assert_same_bits(float_of(bits << 16), bfloat16_values(np.array([bits], np.uint16))[0])
 
 

@@ -750,3 +750,11 @@ def test_the_address_of_a_gradient_is_that_of_the_array_given():
     g.shape = (1, 3)
     with pytest.raises(ValueError, match="shape"):
         optimizer.step(g)
+
+
+def test_a_stream_is_refused_for_parameters_on_the_host():
+    optimizer = Adam(np.ones(3))
+    before = snapshot(optimizer)
+    with pytest.raises(TypeError, match="stream must be None where params lie on the host, got 0"):
+        optimizer.step(np.ones(3), stream=0)
+    assert snapshot(optimizer) == before

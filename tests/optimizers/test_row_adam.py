@@ -90,8 +90,8 @@ def test_fewer_rows_than_threads_ahead_and_many_duplicates_are_summed_in_order(d
 
 def test_large_steps_run_on_threads_and_small_ones_do_not(threads, monkeypatch):
     optimizer, chosen = RowAdam(np.zeros((10, 8))), []
-    monkeypatch.setattr(optimizer, "_serial_rows", lambda *arguments: chosen.append("serial") or 1)
-    monkeypatch.setattr(optimizer, "_parallel_rows", lambda *arguments: chosen.append("parallel") or 1)
+    monkeypatch.setattr(optimizer.stepper, "_serial_rows", lambda *arguments: chosen.append("serial") or 1)
+    monkeypatch.setattr(optimizer.stepper, "_parallel_rows", lambda *arguments: chosen.append("parallel") or 1)
     for k in (PARALLEL_BYTES // 64 - 1, PARALLEL_BYTES // 64):
         optimizer.step(np.zeros(k, int), np.zeros((k, 8)))
     assert chosen == ["serial", "parallel" if threads > 1 else "serial"]
@@ -342,7 +342,7 @@ def test_repr_tells_what_it_optimizes_and_how():
 def test_hyper_parameters_may_change_between_steps_and_compile_nothing():
     optimizer, reference = RowAdam(table_of(5, 3)), naive.RowAdam(table_of(5, 3))
     schedule = Scheduler(optimizer, Exponential(0.1, 0.5))
-    compiled = len(getattr(optimizer._serial_rows, "signatures", []))
+    compiled = len(getattr(optimizer.stepper._serial_rows, "signatures", []))
     for t, (rows, grads) in enumerate(batches(5, 3)):
         reference.lr, reference.eps = optimizer.lr, 0.5**t
         optimizer.eps = reference.eps
@@ -351,7 +351,7 @@ def test_hyper_parameters_may_change_between_steps_and_compile_nothing():
         schedule.step()
     assert optimizer.lr < 0.01
     assert_equals(optimizer, reference)
-    assert len(getattr(optimizer._serial_rows, "signatures", [])) == max(compiled, 1) or JIT_DISABLED
+    assert len(getattr(optimizer.stepper._serial_rows, "signatures", [])) == max(compiled, 1) or JIT_DISABLED
 
 
 # What is taken and what is refused

@@ -1,4 +1,4 @@
-"""Where the parameters lie: what an optimizer is given, checked once, and each step's gradients, checked against it."""
+"""Arrays of the host: the parameters, checked once, and the gradients of each step, checked against them."""
 
 import math
 import operator
@@ -10,16 +10,15 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from fastadam._checks import label, structure_error
 from fastadam._typing import Array
 from fastadam.buffers import FLOAT_DTYPES, FlatBuffer
 from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.storage import bfloat16_values
 from fastadam.formulas.step import COPY_AT, G_AT, OFFSET, P_AT, SIZE
+from fastadam.formulas.storage import CODE_BLOCK, HALF_DTYPES
 
 Arrays = Array | Sequence[Array] | Mapping[str, Array] | FlatBuffer
-
-HALF_DTYPES = ("float16", "bfloat16")
-"""Types that are stored only: NumPy has the first, ml_dtypes the second."""
 
 _NO_ARRAYS: list[Array] = []
 
@@ -28,18 +27,18 @@ def _nothing() -> None:
     """What a reference to an array that is no more gives."""
 
 
-class ParameterArrays:
-    """The arrays of parameters, and the table of segments that the kernels take.
+class HostArrays:
+    """The arrays of parameters on the host, and the table of segments that the kernels take.
 
     Parameters
     ----------
     params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
         Writeable arrays of one dtype (float32, float64, float16, or bfloat16 of a package that defines it), each
         contiguous, none overlapping another.
-    by_name : bool
+    state_dtype : str, optional
+        How the state is stored, where it is stored in fewer bytes.
+    by_name : bool, default=False
         Tell the tensors of a FlatBuffer apart, as different hyper-parameters for each need it.
-    multiple : int
-        Each segment begins at a multiple of so many elements of the concatenation.
 
     Attributes
     ----------
@@ -52,12 +51,12 @@ class ParameterArrays:
     masters : ndarray or None
         The parameters in `dtype`, flat, where they are stored in another.
     segments : ndarray of int64
-        The table; its rows are named in `cpu.py`.
+        The table; its rows are named in `formulas.step`.
     size : int
         Of the concatenation.
     """
 
-    def __init__(self, params: Arrays, by_name: bool, multiple: int = 1) -> None:
+    def __init__(self, params: Arrays, state_dtype: str | None = None, by_name: bool = False) -> None:
         self.params = params
         self._names, arrays = structure(params, "params")
         for name, array in zip(self._names, arrays, strict=True):
@@ -69,7 +68,7 @@ class ParameterArrays:
         self.dtype = np.dtype(np.float32) if self.stored else self._given_dtype
         self._shapes = [array.shape for array in arrays]
         self._orders: list[Literal["C", "F"]] = ["C" if array.flags.c_contiguous else "F" for array in arrays]
-        self._lay_out(params, by_name, multiple)
+        self._lay_out(params, by_name, CODE_BLOCK if state_dtype == "uint8" else 1)
         starts = [array.__array_interface__["data"][0] for array in arrays]
         stops = [start + array.nbytes for start, array in zip(starts, arrays, strict=True)]
         self._last: list[Array] = []
@@ -78,7 +77,7 @@ class ParameterArrays:
         self._span = (min(starts), max(stops)) if arrays else (0, 0)
 
     def _lay_out(self, params: Arrays, by_name: bool, multiple: int) -> None:
-        """Note where each segment lies."""
+        """Note where each segment lies; each begins at a multiple of so many elements of the concatenation."""
         self.names, self._parts = self._names, [array.ravel("K") for array in self.arrays]
         self._parts_of_one = isinstance(params, FlatBuffer) and by_name and len(params) > 0
         if isinstance(params, FlatBuffer) and self._parts_of_one:
@@ -193,7 +192,7 @@ class ParameterArrays:
         if names != self._names and set(names) == set(self._names):  # a dict in another order
             names, arrays = self._names, [arrays[names.index(name)] for name in self._names]
         if names != self._names:
-            raise _structure_error(what, self._names, names)
+            raise structure_error(what, self._names, names)
         matching = []
         for name, array, shape, order in zip(names, arrays, self._shapes, self._orders, strict=True):
             if array.dtype != self._given_dtype:
@@ -253,31 +252,15 @@ def structure(arrays: Arrays, what: str) -> tuple[tuple[Any, ...], list[Array]]:
     return names, values
 
 
-def _structure_error(what: str, expected: tuple[Any, ...], got: tuple[Any, ...]) -> ValueError | TypeError:
-    def describe(names: tuple[Any, ...]) -> str:
-        if names == (None,):
-            return "one array"
-        return f"a dict with the keys {list(names)}" if isinstance(names[0], str) else f"a list of {len(names)} arrays"
-
-    kinds = [type(names[0]) if names else None for names in (expected, got)]
-    error = ValueError if kinds[0] is kinds[1] or not (expected and got) else TypeError
-    expected_text, got_text = (describe(names) if names else "an empty list or dict" for names in (expected, got))
-    return error(f"{what} must have the structure of params, {expected_text}, got {got_text}")
-
-
-def label(what: str, name: Any) -> str:
-    return what if name is None else f"{what}[{name!r}]"
-
-
-def _check_parameter(label: str, array: Array, dtype: np.dtype[Any]) -> None:
+def _check_parameter(name: str, array: Array, dtype: np.dtype[Any]) -> None:
     if array.dtype not in FLOAT_DTYPES and array.dtype.name not in HALF_DTYPES:
-        raise TypeError(f"{label} must be float32 or float64 (or float16 or bfloat16), got {array.dtype}")
+        raise TypeError(f"{name} must be float32 or float64 (or float16 or bfloat16), got {array.dtype}")
     if array.dtype != dtype:
-        raise TypeError(f"{label} must have the dtype of the other params, {dtype}, got {array.dtype}")
+        raise TypeError(f"{name} must have the dtype of the other params, {dtype}, got {array.dtype}")
     if not array.flags.writeable:
-        raise ValueError(f"{label} must be writeable, got a read-only array")
+        raise ValueError(f"{name} must be writeable, got a read-only array")
     if not array.flags.forc:
-        raise ValueError(f"{label} must be contiguous, got strides {array.strides} for shape {array.shape}")
+        raise ValueError(f"{name} must be contiguous, got strides {array.strides} for shape {array.shape}")
 
 
 def _check_disjoint(names: tuple[Any, ...], arrays: list[Array]) -> None:
