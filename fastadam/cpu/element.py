@@ -8,7 +8,7 @@ import numpy as np
 
 from fastadam.cpu.jit import inner, scalar_rule, unrolled
 from fastadam.cpu.minifloat import _loop_over_codes
-from fastadam.cpu.storage import _DECODERS, _ENCODERS, _dither, _dithered_bfloat16, _from_bfloat16
+from fastadam.cpu.storage import _DECODERS, _ENCODERS, _dither, _dithered_bfloat16, _from_bfloat16, _positive_bfloat16
 from fastadam.cpu.views import cast_like, taker
 from fastadam.formulas import rules
 from fastadam.formulas.step import EMA, HYPER, SEED, StepSpec, preparation
@@ -39,7 +39,7 @@ def element_loop(spec: StepSpec) -> Callable[..., None]:
     """
     if spec.state == "uint8":
         return _loop_over_codes(spec)
-    update, (load, store) = _update(spec.rule), _access(len(spec.rule.states), spec.state)
+    update, (load, store) = _update(spec.rule), _access(spec.rule, spec.state)
     prepare, finish = preparation(spec, inner), _completion(spec)
     read = _DECODERS[spec.grad]
 
@@ -64,14 +64,16 @@ def _update(rule: rules.Rule) -> Callable[..., Any]:
     return inner(lambda *arguments: (update(*arguments),))
 
 
-def _access(states: int, form: str) -> tuple[Callable[..., Any], Callable[..., None]]:
+def _access(rule: rules.Rule, form: str) -> tuple[Callable[..., Any], Callable[..., None]]:
     """What loads an element's state as a tuple, and what stores it from behind the parameter."""
     item, assignment = "rows[{k}][i]", "rows[{k}][i] = new[{k} + 1]"
     if form == "bfloat16":
         item = "decoded(rows[{k}][i])"
-        assignment = "rows[{k}][i] = encoded(new[{k} + 1], dither(i, extra[SEED][{k}]))"
+        assignment = "rows[{k}][i] = encoded{k}(new[{k} + 1], dither(i, extra[SEED][{k}]))"
+    states, names = len(rule.states), {"dither": _dither, "SEED": SEED}
+    for k, name in enumerate(rule.states):
+        names[f"encoded{k}"] = _positive_bfloat16 if name in rule.positive else _dithered_bfloat16
     load = unrolled("load(rows, i)", "return ({})", item + ", ", states, decoded=_from_bfloat16)
-    names = {"encoded": _dithered_bfloat16, "dither": _dither, "SEED": SEED}
     return inner(load), inner(unrolled("store(rows, i, new, extra)", "{}pass", assignment + "; ", states, **names))
 
 

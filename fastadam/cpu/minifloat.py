@@ -7,11 +7,11 @@ import numpy as np
 
 from fastadam.cpu.element import element_loop
 from fastadam.cpu.jit import inner, unrolled
-from fastadam.cpu.storage import _dither, _largest
+from fastadam.cpu.storage import _block_scale, _dither, _largest
 from fastadam.cpu.views import stack_array
 from fastadam.formulas import storage as formats
 from fastadam.formulas.step import SEED, StepSpec
-from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
+from fastadam.formulas.storage import CODE_BLOCK
 
 
 def _loop_over_codes(spec: StepSpec) -> Callable[..., None]:
@@ -66,9 +66,9 @@ def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
 
     @inner
     def encode(codes, scales, a, values, seed):
-        scale = _largest(values) / LARGEST_CODE
+        scale = _block_scale(_largest(values))
         scales[a // CODE_BLOCK] = scale
-        inverse, first = np.float32(1) / max(scale, np.float32(SMALLEST_SCALE)), _dither(a, seed)
+        inverse, first = np.float32(1) / scale, _dither(a, seed)
         for j in range(np.uint64(values.size)):  # the dither of j, not of a + j: with 32 bits to an index, not 64
             codes[np.uint64(a) + j] = code_of(values[j], inverse, _dither(j, first))
 

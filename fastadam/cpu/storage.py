@@ -9,7 +9,9 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fastadam.cpu.jit import JIT_DISABLED, inner
+from fastadam.cpu.target import TARGET
 from fastadam.formulas import storage as formats
+from fastadam.formulas.storage import half_bits, half_value
 
 
 def bfloat16_bits(values: NDArray[Any]) -> NDArray[Any]:
@@ -25,7 +27,9 @@ def bfloat16_values(array: NDArray[Any]) -> NDArray[Any]:
 
 _dither, _seed_of = inner(formats.dither), inner(formats.seed_of)
 
-_largest, _dithered_bfloat16 = inner(formats.largest), inner(formats.dithered_bfloat16)
+_largest, _block_scale = inner(formats.largest), inner(formats.block_scale)
+
+_dithered_bfloat16, _positive_bfloat16 = inner(formats.dithered_bfloat16), inner(formats.positive_bfloat16)
 
 _from_bfloat16 = inner(formats.from_bfloat16)
 
@@ -78,3 +82,6 @@ else:
         types.uint16,
         lambda builder, x, kind: builder.bitcast(builder.fptrunc(x, ir.HalfType()), kind),
     )
+
+if not (JIT_DISABLED or TARGET.halves):  # the function that LLVM would call is not found, and ends the process
+    from_float16, to_float16 = inner(half_value), inner(half_bits)

@@ -18,7 +18,7 @@ from fastadam.cpu.gradients import gradient_norm
 from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.step import step_kernel
 from fastadam.cpu.storage import bfloat16_bits
-from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.cpu.threads import PARALLEL_BYTES, on_threads, parallel_threads
 from fastadam.cuda.detection import on_device
 from fastadam.formulas import rules
 from fastadam.formulas.step import ACTIVE, COPY_AT, DECAY, EXTRA, GROUP, HYPER, OFFSET, SCALE, StepSpec
@@ -199,7 +199,9 @@ class Optimizer:
         max_norm, on_nonfinite = self._options["max_norm"], self._options["on_nonfinite"]
         if max_norm is None and on_nonfinite == "ignore":
             return 1.0 / scale
-        norm = gradient_norm(table, self._arrays.dtype.name, self._arrays.stored, self._runs_parallel)
+        threads = self._threads
+        norm_of = on_threads(threads, gradient_norm)
+        norm = norm_of(table, self._arrays.dtype.name, self._arrays.stored, threads > 1)
         if not math.isfinite(norm) and on_nonfinite == "raise":
             raise FloatingPointError("grads must be finite, got infinity or NaN; nothing was changed")
         if not math.isfinite(norm) and on_nonfinite == "skip":
@@ -324,11 +326,12 @@ class Optimizer:
         return arrays.structured(flat)
 
     @property
-    def _runs_parallel(self) -> bool:
-        return self._arrays.nbytes >= PARALLEL_BYTES and may_launch_parallel()
+    def _threads(self) -> int:
+        return parallel_threads() if self._arrays.nbytes >= PARALLEL_BYTES else 1
 
     def _kernel(self, spec: StepSpec) -> Callable[..., None]:
-        return step_kernel(spec, self._arrays.dtype.name, self._runs_parallel)
+        threads = self._threads
+        return on_threads(threads, step_kernel(spec, self._arrays.dtype.name, threads > 1))
 
     # --- saving and loading -------------------------------------------------------------------------------------------
 

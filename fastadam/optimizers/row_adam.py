@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastadam._typing import Array
 from fastadam.buffers import FLOAT_DTYPES
 from fastadam.cpu.rows import rows_kernel
-from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.cpu.threads import PARALLEL_BYTES, on_threads, parallel_threads
 from fastadam.formulas import rules
 from fastadam.formulas.step import EXTRA
 from fastadam.optimizers.base import Optimizer
@@ -141,7 +141,8 @@ class RowAdam(Optimizer):
         if not p.flags.writeable:
             raise ValueError("params must be writeable, got a read-only array")
         g = _row_gradients(grads, indices.size, p)
-        step = self._parallel_rows if g.nbytes >= PARALLEL_BYTES and may_launch_parallel() else self._serial_rows
+        threads = parallel_threads() if g.nbytes >= PARALLEL_BYTES else 1
+        step = on_threads(threads, self._parallel_rows if threads > 1 else self._serial_rows)
         found = step(
             self._p_at, self._m, self._v, indices, _address(g), p.shape[1], self._places, self._last_step,
             self._table[EXTRA + 1], self.t + 1,

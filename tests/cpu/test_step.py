@@ -72,12 +72,12 @@ def assert_kernel_is_exact(spec, parallel, parts, dtype):
         assert_same_bits(actual, wanted)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("spec", VARIANTS, ids=str)
 def test_every_variant_of_the_serial_kernel_equals_the_naive_bits(spec):
     assert_kernel_is_exact(spec, False, [naive.start(67, np.float64)], np.float64)
 
 
-@pytest.mark.parametrize("variant", [PLAIN, StepSpec(rules.AMSGRAD, "decoupled", True)], ids=str)
+@pytest.mark.parametrize("spec", [PLAIN, StepSpec(rules.AMSGRAD, "decoupled", True)], ids=str)
 @pytest.mark.parametrize("n", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
 def test_the_parallel_kernel_equals_the_naive_bits_at_the_borders_of_blocks(spec, n, threads):
     assert_kernel_is_exact(spec, True, [naive.start(n, np.float32)], np.float32)
