@@ -1,5 +1,6 @@
 """What fastadam runs on, and compiling everything ahead: `python -m fastadam info` and `python -m fastadam warmup`."""
 
+import os
 import platform
 import time
 import warnings
@@ -12,10 +13,11 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from fastadam import kernels
-from fastadam.cpu.cache import cache_directory
-from fastadam.cpu.matmul import TILE_ROWS, VECTOR_BYTES
-from fastadam.cpu.team import available_threads
-from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.cpu.cache import Place, package_place, user_place
+from fastadam.cpu.cores import process_limits, thread_limits
+from fastadam.cpu.matmul import TILE_ROWS
+from fastadam.cpu.target import TARGET
+from fastadam.cpu.threads import PARALLEL_BYTES, parallel_threads
 from fastadam.cuda import is_available
 from fastadam.estimators.classifier import MLPClassifier
 from fastadam.estimators.regressor import MLPRegressor
@@ -46,11 +48,12 @@ def info() -> dict[str, str]:
     """
     described = {name: _version(name) for name in _PACKAGES}
     described["python"] = platform.python_version()
-    described["CPU"] = f"{llvm.get_host_cpu_name()}, vectors of {VECTOR_BYTES} bytes, tiles of {TILE_ROWS} rows"
-    described["threads"] = f"{available_threads()} available"
+    described["CPU"] = _cpu()
+    described["threads"] = _threads()
     described["parallel kernels"] = _parallel_kernels()
     described["BLAS"] = _blas()
-    described["kernel cache"] = str(cache_directory() or "none: no folder can be written")
+    described["kernel cache"] = _described(user_place(), "kept here")
+    described["package kernels"] = _described(package_place(), "kept here by `warmup --into-package`")
     described["GPU"] = _gpu()
     return described
 
@@ -58,7 +61,8 @@ def info() -> dict[str, str]:
 def warmup() -> float:
     """Compile what the estimators and the optimizers with their usual settings need, for float32 and float64.
 
-    It is left in the disk cache, where later processes find it.
+    It is left in the disk cache, where later processes find it. `python -m fastadam warmup --into-package` leaves it in
+    the installed package, where every user finds it.
 
     Returns
     -------
@@ -107,10 +111,39 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _threads() -> str:
+    """How many, every limit that is set, and the first of those that bind."""
+    limits = process_limits() | thread_limits()
+    binding = min(limits, key=lambda name: limits[name])
+    shown = {"CPU quota": "none"} | {name: str(limit) for name, limit in limits.items()}
+    return f"{limits[binding]}: {', '.join(map(' '.join, shown.items()))}; bound by {binding}"
+
+
+def _cpu() -> str:
+    fused = "with fused multiply-add" if TARGET.fused else "without fused multiply-add (slower, and other rounding)"
+    vectors = f"vectors of {TARGET.vector_bytes} bytes, tiles of {TILE_ROWS} rows"
+    return f"{llvm.get_host_cpu_name()}; code for {TARGET.name}, {fused}, {vectors}"
+
+
+def _described(place: Place, kept: str) -> str:
+    """A place of compiled kernels: what is in it, and whether more can be kept there, or why not."""
+    if place.folder is None:
+        return f"none: {place.obstacle()}"
+    if refusal := place.refusal():
+        return refusal
+    try:
+        found = f"{len(os.listdir(place.folder))} kernels"
+    except (FileNotFoundError, NotADirectoryError):
+        found = "no kernels"
+    except OSError as error:
+        found = f"cannot be read ({error.strerror})"
+    obstacle = place.obstacle()
+    return f"{place.folder}: {found}; " + (f"none can be added, since {obstacle}" if obstacle else f"more are {kept}")
+
+
 def _parallel_kernels() -> str:
-    if not may_launch_parallel():
-        return "serial only"
-    return f"Numba's {numba.threading_layer()} layer, {numba.get_num_threads()} threads"
+    threads = parallel_threads()
+    return "serial only" if threads == 1 else f"Numba's {numba.threading_layer()} layer, {threads} threads"
 
 
 def _gpu() -> str:

@@ -38,7 +38,7 @@ def element_loop(spec: StepSpec) -> Callable[..., None]:
     """
     if spec.state == "uint8":
         return loop_over_codes(spec, element_loop(spec._replace(state="")))
-    update, (load, store) = _update(spec.rule), _access(len(spec.rule.states), spec.state)
+    update, (load, store) = _update(spec.rule), _access(spec.rule, spec.state)
     prepare, finish = preparation(spec, formula), _completion(spec)
     read = DECODERS[spec.grad]
 
@@ -63,14 +63,17 @@ def _update(rule: rules.Rule) -> Callable[..., Any]:
     return inner(lambda *arguments: (update(*arguments),))
 
 
-def _access(states: int, form: str) -> tuple[Callable[..., Any], Callable[..., None]]:
+def _access(rule: rules.Rule, form: str) -> tuple[Callable[..., Any], Callable[..., None]]:
     """Make the functions that load the state of an element as a tuple, and store it from after the parameter."""
     item, assignment = "rows[{k}][i]", "rows[{k}][i] = new[{k} + 1]"
     if form == "bfloat16":
         item = "decoded(rows[{k}][i])"
-        assignment = "rows[{k}][i] = encoded(new[{k} + 1], dither(i, extra[SEED][{k}]))"
+        assignment = "rows[{k}][i] = encoded{k}(new[{k} + 1], dither(i, extra[SEED][{k}]))"
+    states, names = len(rule.states), {"dither": formula(storage.dither), "SEED": SEED}
+    for k, name in enumerate(rule.states):
+        encode = storage.positive_bfloat16 if name in rule.positive else storage.dithered_bfloat16
+        names[f"encoded{k}"] = formula(encode)
     load = from_text("load(rows, i)", f"return ({repeated(item + ', ', states)})", decoded=DECODERS["bfloat16"])
-    names = {"encoded": formula(storage.dithered_bfloat16), "dither": formula(storage.dither), "SEED": SEED}
     assignments = [assignment.format(k=k) for k in range(states)]
     return inner(load), inner(from_text("store(rows, i, new, extra)", *assignments, "pass", **names))
 

@@ -21,6 +21,7 @@ from numba import types
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.atomics import clock
+from fastadam.cpu.cores import default_threads
 from fastadam.cpu.dropout import drop_address
 from fastadam.cpu.jit import formula, inlined, inner, kernel
 from fastadam.cpu.losses import loss_address
@@ -30,7 +31,6 @@ from fastadam.cpu.pointers import call_pointer
 from fastadam.cpu.team import (
     FOREVER,
     Team,
-    available_threads,
     await_phase,
     claim,
     done_in_time,
@@ -380,7 +380,7 @@ def worthwhile_threads(layout: Layout, batch_size: int) -> int:
     """How many threads the work of a step is worth."""
     units = layout.units
     flops = 6 * batch_size * int((units[:-1] * units[1:]).sum())
-    return available_threads() if flops >= THREADED_FLOPS else 1
+    return default_threads() if flops >= THREADED_FLOPS else 1
 
 
 def _aligned_rows(rows: int, columns: int, dtype: np.dtype[Any]) -> Array:

@@ -16,6 +16,7 @@ from numba.extending import overload
 
 from fastadam.cpu import bits
 from fastadam.cpu.cache import KernelCache
+from fastadam.cpu.target import TARGET
 from fastadam.formulas import storage
 from fastadam.formulas.backend import NUMPY_MATH, Backend
 
@@ -83,13 +84,14 @@ def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> An
 if JIT_DISABLED:
     formula = Backend(np.errstate(over="ignore", invalid="ignore", divide="ignore"), {math: NUMPY_MATH})
 else:
-    formula = Backend(
-        inner,
-        {
-            storage.bits_of: bits.bits_of,
-            storage.float_of: bits.float_of,
-            storage.from_float16: bits.from_float16,
-            storage.to_float16: bits.to_float16,
-        },
-    )
+    _PRIMITIVES: dict[Any, Any] = {storage.bits_of: bits.bits_of, storage.float_of: bits.float_of}
+    if TARGET.halves:
+        _PRIMITIVES |= {storage.from_float16: bits.from_float16, storage.to_float16: bits.to_float16}
+    else:  # the function that LLVM would call is not found, and ends the process
+        _by_integers = Backend(inner, _PRIMITIVES)
+        _PRIMITIVES |= {
+            storage.from_float16: _by_integers(storage.half_value),
+            storage.to_float16: _by_integers(storage.half_bits),
+        }
+    formula = Backend(inner, _PRIMITIVES)
 """Compiles a formula for functions that kernels call; uncompiled, it warns of nothing, as compiled code does not."""

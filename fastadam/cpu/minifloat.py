@@ -11,9 +11,9 @@ from fastadam.formulas import storage
 from fastadam.formulas.backend import from_text, repeated
 from fastadam.formulas.rules import Rule
 from fastadam.formulas.step import SEED, StepSpec
-from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
+from fastadam.formulas.storage import CODE_BLOCK
 
-_dither, _largest = formula(storage.dither), formula(storage.largest)
+_dither, _largest, _block_scale = map(formula, (storage.dither, storage.largest, storage.block_scale))
 
 
 def loop_over_codes(spec: StepSpec, update_block: Callable[..., None]) -> Callable[..., None]:
@@ -91,9 +91,9 @@ def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
 
     @inner
     def encode(codes, scales, a, values, seed):
-        scale = _largest(values) / LARGEST_CODE
+        scale = _block_scale(_largest(values))
         scales[a // CODE_BLOCK] = scale
-        inverse, first = np.float32(1) / max(scale, np.float32(SMALLEST_SCALE)), _dither(a, seed)
+        inverse, first = np.float32(1) / scale, _dither(a, seed)
         for j in range(np.uint64(values.size)):  # the dither of j, not of a + j: with 32 bits to an index, not 64
             codes[np.uint64(a) + j] = code_of(values[j], inverse, _dither(j, first))
 

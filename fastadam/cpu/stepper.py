@@ -13,7 +13,7 @@ from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.rows import rows_kernel
 from fastadam.cpu.step import step_kernel
 from fastadam.cpu.storage import bfloat16_bits
-from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.cpu.threads import PARALLEL_BYTES, on_threads, parallel_threads
 from fastadam.formulas import rules
 from fastadam.formulas.step import COPY_AT, EXTRA, GROUP, HYPER, OFFSET, SCALE, StepSpec, carried_column
 from fastadam.formulas.stepper import StepPlan, settings_table
@@ -126,7 +126,9 @@ class HostStepper:
         """What to multiply the gradient with: the scale undone, the norm clipped; None if the step is skipped."""
         if self._is_plain:
             return 1.0 / scale
-        norm = gradient_norm(table, self.arrays.dtype.name, self.arrays.stored, self._runs_parallel)
+        threads = self._threads
+        norm_of = on_threads(threads, gradient_norm)
+        norm = norm_of(table, self.arrays.dtype.name, self.arrays.stored, threads > 1)
         if not math.isfinite(norm) and self._on_nonfinite == "raise":
             raise FloatingPointError("grads must be finite, got infinity or NaN; nothing was changed")
         if not math.isfinite(norm) and self._on_nonfinite == "skip":
@@ -136,11 +138,12 @@ class HostStepper:
         return rules.clip_factor(norm / scale, self._max_norm) / scale
 
     @property
-    def _runs_parallel(self) -> bool:
-        return self.arrays.nbytes >= PARALLEL_BYTES and may_launch_parallel()
+    def _threads(self) -> int:
+        return parallel_threads() if self.arrays.nbytes >= PARALLEL_BYTES else 1
 
     def _kernel(self, spec: StepSpec) -> Callable[..., None]:
-        return step_kernel(spec, self.arrays.dtype.name, self._runs_parallel)
+        threads = self._threads
+        return on_threads(threads, step_kernel(spec, self.arrays.dtype.name, threads > 1))
 
     # --- settings and state -------------------------------------------------------------------------------------------
 
@@ -244,7 +247,8 @@ class RowStepper(HostStepper):
         Returns a number below 0 if the table does not have one of the rows, `-1 - its position`, and has changed
         nothing then.
         """
-        step = self._parallel_rows if grads.nbytes >= PARALLEL_BYTES and may_launch_parallel() else self._serial_rows
+        threads = parallel_threads() if grads.nbytes >= PARALLEL_BYTES else 1
+        step = on_threads(threads, self._parallel_rows if threads > 1 else self._serial_rows)
         found: int = step(
             self._table_at, self._m, self._v, rows, _address(grads), self.table.shape[1], self._places, self._last_step,
             self._settings[EXTRA + 1], self.t + 1,

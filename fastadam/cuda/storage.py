@@ -8,7 +8,7 @@ from fastadam.cuda.jit import device, formula, loader, memory
 from fastadam.formulas import storage
 from fastadam.formulas.backend import from_text
 
-dither, seed_of = formula(storage.dither), formula(storage.seed_of)
+dither, seed_of, block_scale = map(formula, (storage.dither, storage.seed_of, storage.block_scale))
 
 
 class Codec(NamedTuple):
@@ -60,9 +60,10 @@ def row(dtype: str, lanes: int) -> Row:
 
 
 @functools.cache
-def dithered_store(lanes: int) -> Callable[..., None]:
+def dithered_store(lanes: int, *, positive: bool) -> Callable[..., None]:
     """What stores neighbours as bfloat16, dithered: `store(address, values, index of the first, seed)`."""
     encoded = each(lanes, "encode(values[{lane}], dither({lane}, first))")
     lines = ("first = dither(index, seed)", f"store_bits(address, {encoded})")
-    names = {"store_bits": row("uint16", lanes).store, "encode": formula(storage.dithered_bfloat16), "dither": dither}
+    encode = formula(storage.positive_bfloat16 if positive else storage.dithered_bfloat16)
+    names = {"store_bits": row("uint16", lanes).store, "encode": encode, "dither": dither}
     return device(from_text("store(address, values, index, seed)", *lines, **names))

@@ -11,8 +11,9 @@ largest code. Both kinds have three bits of fraction. A signed state has a sign,
 below; a state that is never negative has five bits, since it holds squares, whose root is what a rule uses. So both
 span five decades. The usual one-byte states look up the nearest of 256 unevenly spaced values; a minifloat is as good,
 since the dither and not the nearest value makes the mean right, and to encode it takes a few integer instructions on
-whole vectors and no square root or search. What is not zero never becomes a code 0 of such a state, as the rule would
-divide by it.
+whole vectors and no square root or search.
+
+What is not zero never becomes zero in a state that is never negative, of either kind, as the rule would divide by it.
 """
 
 import numpy as np
@@ -22,9 +23,6 @@ HALF_DTYPES = ("float16", "bfloat16")
 
 CODE_BLOCK = 512
 """Elements that share a scale: 0.8 % more bytes, and still few enough that one outlier spoils little."""
-
-SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-"""Below this, the reciprocal of a scale would be infinite."""
 
 _BY_INDEX, _BY_STEP, _BY_STATE = 0x9E3779B1, 0x85EBCA77, 0x2545F491
 """Odd, and in no simple ratio to 2**32 or each other: the golden ratio's and two more."""
@@ -38,6 +36,9 @@ _PER_UNIFORM = np.float32(2.0**-20)
 LARGEST_CODE = np.float32(1.875)
 """What the largest code of both kinds stands for, in units of the block's scale."""
 
+_LEAST_SCALE = np.finfo(np.float32).tiny
+"""The smallest normal number: the reciprocal of a smaller scale may be infinite, and its codes are then others."""
+
 _DROPPED, _UNUSED = np.uint32(20), np.uint32(12)
 """Bits of the fraction that a code has no place for, and bits of the dither that are more than these."""
 
@@ -48,6 +49,15 @@ _FIRST_NORMAL, _LEAST_NORMAL = np.uint32(8), np.float32(2.0**-14)
 _SUBNORMALS, _PER_SUBNORMAL = np.float32(2.0**17), np.float32(2.0**-17)
 
 _POSITIVE_OFFSET, _LEAST_POSITIVE = np.uint32((127 - 31) << 23), np.float32(2.0**-31 * 1.125)
+
+_HALF_BITS_DROPPED, _HALF_OFFSET = np.uint32(23 - 10), np.uint32((127 - 15) << 23)
+
+_HALF_INFINITY, _HALF_NAN, _HALF_SIGN = np.uint32(0x7C00), np.uint32(0x7E00), np.uint32(0x8000)
+
+_INFINITY, _PER_HALF, _LEAST_NORMAL_HALF = np.uint32(0x7F800000), np.float32(2.0**112), np.uint32((127 - 14) << 23)
+
+_HALF, _BITS_OF_A_HALF = np.float32(0.5), np.uint32((127 - 1) << 23)
+"""One half, whose last place in float32 is the last place of the subnormal numbers of float16."""
 
 
 def seed_of(t, state):
@@ -85,6 +95,28 @@ def to_float16(x):
     return np.float16(x).view(np.uint16)
 
 
+def half_value(bits):
+    """The value of a float16, in float32, by integer operations."""
+    bits = np.uint32(bits)
+    size = np.uint32(bits & np.uint32(0x7FFF))
+    value = np.uint32(bits_of(float_of(np.uint32(size << _HALF_BITS_DROPPED)) * _PER_HALF))
+    value = np.uint32(value | _INFINITY) if size >= _HALF_INFINITY else value
+    return float_of(np.uint32(value | np.uint32(np.uint32(bits & _HALF_SIGN) << np.uint32(16))))
+
+
+def half_bits(x):
+    """The bits of the nearest float16, the even one of two, by integer operations."""
+    bits = np.uint32(bits_of(x))
+    size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    odd = np.uint32(np.uint32(size >> _HALF_BITS_DROPPED) & np.uint32(1))
+    rounded = np.uint32(np.uint32(size + np.uint32(0xFFF) + odd) - _HALF_OFFSET)
+    normal = min(np.uint32(rounded >> _HALF_BITS_DROPPED), _HALF_INFINITY)
+    subnormal = np.uint32(np.uint32(bits_of(float_of(size) + _HALF)) - _BITS_OF_A_HALF)
+    code = subnormal if size < _LEAST_NORMAL_HALF else normal
+    code = _HALF_NAN if size > _INFINITY else code
+    return np.uint16(np.uint32(code | np.uint32(np.uint32(bits >> np.uint32(16)) & _HALF_SIGN)))
+
+
 def from_bfloat16(bits):
     """The value of a bfloat16, in float32."""
     return float_of(np.uint32(bits) << np.uint32(16))
@@ -107,12 +139,24 @@ def dithered_bfloat16(x, noise):
     return np.uint16(np.uint32(nan_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
 
 
+def positive_bfloat16(x, noise):
+    """The same of a value that is not negative: 0 is for 0 alone, and the smallest number for all that is below it."""
+    bits = dithered_bfloat16(x, noise)
+    return np.uint16(1) if bits == 0 and x > 0 else bits
+
+
 def largest(values):
     """The largest magnitude among float32s: compared as integers, which vectorises and lets NaN win."""
     most = np.uint32(0)
     for j in range(np.uint64(values.size)):
         most = max(most, np.uint32(bits_of(values[j]) & np.uint32(0x7FFFFFFF)))
     return float_of(most)
+
+
+def block_scale(most):
+    """What the codes of a block stand for multiples of, from its largest magnitude; a normal number, or NaN."""
+    scale = most / LARGEST_CODE
+    return _LEAST_SCALE if scale < _LEAST_SCALE else scale  # written so that NaN stays NaN
 
 
 def signed_value(code, scale):

@@ -16,7 +16,7 @@ import torch
 from fastadam._typing import Array
 from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.step import step_kernel
-from fastadam.cpu.threads import PARALLEL_BYTES, may_launch_parallel
+from fastadam.cpu.threads import PARALLEL_BYTES, on_threads, parallel_threads
 from fastadam.formulas import rules
 from fastadam.formulas.step import CLIP, EMA, EXTRA, G_AT, GROUP, HYPER, OFFSET, P_AT, SCALE, SIZE, StepSpec
 
@@ -224,10 +224,11 @@ class Block:
 
     @property
     def _kernel(self) -> Callable[..., None]:
-        parallel = self._nbytes >= PARALLEL_BYTES and torch.get_num_threads() > 1 and may_launch_parallel()
+        threads = 1 if self._nbytes < PARALLEL_BYTES else min(torch.get_num_threads(), parallel_threads())
+        parallel = threads > 1
         if parallel not in self._kernels:
             self._kernels[parallel] = step_kernel(self._spec, self._dtype, parallel)
-        return self._kernels[parallel]
+        return on_threads(threads, self._kernels[parallel])
 
     def _copy_stand_ins(self, into_params: bool) -> None:
         for k in self._stand_ins:
