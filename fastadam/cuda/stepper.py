@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadam._typing import Array
-from fastadam.cpu.storage import bfloat16_bits
 from fastadam.cuda.arrays import DeviceArray, DeviceArrays, other_streams, stream_of
 from fastadam.cuda.chunk import NONFINITE, SKIPPED, T
 from fastadam.cuda.jit import cuda, require_device
@@ -29,7 +28,7 @@ from fastadam.cuda.launch import (
     synchronize,
 )
 from fastadam.formulas.stepper import StepPlan, settings_table
-from fastadam.formulas.storage import LARGEST_CODE
+from fastadam.formulas.storage import LARGEST_CODE, to_bfloat16
 
 
 class DeviceStepper:
@@ -94,7 +93,7 @@ class DeviceStepper:
             memory.fill(name, 255)
             memory.fill(f"{name}_scale", float(np.float32(value) / LARGEST_CODE))
         else:
-            memory.fill(name, int(bfloat16_bits(np.array([value], np.float32))[0]) if packed else value)
+            memory.fill(name, int(to_bfloat16(np.float32(value))) if packed else value)
 
     def _made(self, purpose: str, kind: Any, form: str) -> Any:
         """A flat array on the device with the parameters in a form of storage, each where its state begins."""

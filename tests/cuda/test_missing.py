@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 INSTALL = "install the extra: pip install 'fastadam[cuda]'"
-STEP = "import numpy as np, cuda_arrays, fastadam; fastadam.Adam(cuda_arrays.FakeDeviceArray(np.ones(3)))"
+STEP = """
+import numpy as np, fastadam
+from tests.helpers.cuda_arrays import FakeDeviceArray
+fastadam.Adam(FakeDeviceArray(np.ones(3)))
+"""
 
 NO_PACKAGE = """
 import importlib.util as util
@@ -31,8 +35,8 @@ sys.meta_path.insert(0, Broken())
 def last_line(code, **environment):
     arguments = [sys.executable, "-W", "error", "-c", code]
     result = subprocess.run(
-        arguments, cwd=TESTS.parent, capture_output=True, text=True, timeout=120, check=False,
-        env={"PYTHONPATH": f"{TESTS.parent}:{TESTS}", **environment},
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        env={"PYTHONPATH": str(ROOT), **environment},
     )  # fmt: skip
     return result.stderr.strip().splitlines()[-1]
 
