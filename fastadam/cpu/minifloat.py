@@ -13,7 +13,7 @@ from fastadam.formulas.rules import Rule
 from fastadam.formulas.step import SEED, StepSpec
 from fastadam.formulas.storage import CODE_BLOCK
 
-_dither, _largest, _block_scale = map(formula, (storage.dither, storage.largest, storage.block_scale))
+_dither, _largest, _block_scale = formula(storage.dither), formula(storage.largest), formula(storage.block_scale)
 
 
 def loop_over_codes(spec: StepSpec, update_block: Callable[..., None]) -> Callable[..., None]:

@@ -36,7 +36,7 @@ def loss_tasks(name: str, rows: int, columns: int) -> int:
 
 @functools.cache
 def _elementwise_kernel(name: str, dtype: str) -> Any:
-    term, t = formula(LOSSES[name].term), np.dtype(dtype).type
+    term, t = formula(LOSSES[name].term), np.dtype(dtype).type  # type: ignore[arg-type]
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
     read, write = memory("float64").load, memory("float64").store
 

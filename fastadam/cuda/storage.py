@@ -8,7 +8,7 @@ from fastadam.cuda.jit import device, formula, loader, memory
 from fastadam.formulas import storage
 from fastadam.formulas.backend import from_text
 
-dither, seed_of, block_scale = map(formula, (storage.dither, storage.seed_of, storage.block_scale))
+dither, seed_of, block_scale = formula(storage.dither), formula(storage.seed_of), formula(storage.block_scale)
 
 
 class Codec(NamedTuple):
