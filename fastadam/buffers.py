@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastadam.cpu.memory import aligned_zeros
+from fastadam._memory import aligned_zeros
 
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 

@@ -24,7 +24,7 @@ TABULAR_REGRESSION: dict[str, Any] = {
 }
 """What `tabular_regressor` gives to `MLPRegressor`."""
 
-CLIP = 3.0
+SMOOTH_BOUND = 3.0
 
 
 def smooth_clip(X: ArrayLike) -> NDArray[np.float32]:
@@ -50,7 +50,7 @@ def smooth_clip(X: ArrayLike) -> NDArray[np.float32]:
     array([[0.        , 0.49319696, 2.99985   ]], dtype=float32)
     """
     x = np.asarray(X, dtype=np.float64)
-    return (x / np.hypot(1.0, x / CLIP)).astype(np.float32)
+    return (x / np.hypot(1.0, x / SMOOTH_BOUND)).astype(np.float32)
 
 
 def tabular_regressor(**parameters: Any) -> TransformedTargetRegressor:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastadam._memory import ALIGNMENT, aligned_zeros, writeable_view
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu.memory import ALIGNMENT, aligned_zeros, writeable_view
 
 SHAPES = {"W0": (2, 3), "b0": (3,), "empty": (0, 4), "scale": (), "W1": (3, 1)}
 COPIES = {

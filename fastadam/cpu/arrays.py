@@ -11,12 +11,11 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from fastadam._checks import label, structure_error
+from fastadam._memory import aligned_zeros
 from fastadam._typing import Array
 from fastadam.buffers import FLOAT_DTYPES, FlatBuffer
-from fastadam.cpu.memory import aligned_zeros
-from fastadam.cpu.storage import bfloat16_values
 from fastadam.formulas.step import COPY_AT, G_AT, OFFSET, P_AT, SIZE
-from fastadam.formulas.storage import CODE_BLOCK, HALF_DTYPES
+from fastadam.formulas.storage import CODE_BLOCK, HALF_DTYPES, bfloat16_values
 
 Arrays = Array | Sequence[Array] | Mapping[str, Array] | FlatBuffer
 

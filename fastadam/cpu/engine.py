@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numba import types
 
+from fastadam._memory import aligned_zeros
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.atomics import clock
@@ -26,7 +27,6 @@ from fastadam.cpu.dropout import drop_address
 from fastadam.cpu.interrupts import LOOK_EVERY, Watch, begin, is_halted, look
 from fastadam.cpu.jit import formula, inlined, inner, kernel
 from fastadam.cpu.losses import loss_address
-from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.network import Layout, gradient, panel_size, total_weight, work_size
 from fastadam.cpu.pointers import call_pointer
 from fastadam.cpu.team import (
@@ -68,7 +68,7 @@ SHARED_UPDATE = 2**4
 """Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-ALPHA, LOSS_SETTING, MAX_NORM, DROPOUT, SEED, STEPS, WEIGHT, MEAN_LOSS, N_SETTINGS = range(9)
+ALPHA, LOSS_SETTING, CLIP_NORM, DROPOUT, DROPOUT_SEED, STEPS, TOTAL_WEIGHT, MEAN_LOSS, N_SETTINGS = range(9)
 """`STEPS` and `MEAN_LOSS` are of whole steps, wherever an epoch was given up."""
 
 _clip_factor = formula(rules.clip_factor)
@@ -136,12 +136,12 @@ def gradient_task(job, slice_, thread, control, phase):
     s = job.settings
     start, stop = rows_of(control, phase)
     a, b = slice_bounds(slice_, _slices_of(stop - start, job.p.size), stop - start)
-    dropout = job.drop, int(s[SEED]), int(s[STEPS]), s[DROPOUT]
+    dropout = job.drop, int(s[DROPOUT_SEED]), int(s[STEPS]), s[DROPOUT]
     samples = view(job.order, start + a, (b - a,))
     work, panel = row_of(job.work, thread), row_of(job.panel, thread)
     g = view(job.g, (thread * job.g.shape[1] + slice_) * job.g.shape[2], (job.g.shape[2],))
     job.losses[thread, slice_] = gradient(
-        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, samples, s[WEIGHT], work, panel, g,
+        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, samples, s[TOTAL_WEIGHT], work, panel, g,
         job.watch, thread,
     )  # fmt: skip
 
@@ -151,12 +151,12 @@ def pass_task(job, part, parts, control, phase):
     """Update one part of the flat buffer, or sum its gradient."""
     s, size, updates = job.settings, job.norms.size, kind_of(phase) == UPDATE
     start, stop = rows_of(control, phase)
-    slices = 1 if updates and s[MAX_NORM] > 0 else _slices_of(stop - start, job.p.size)
+    slices = 1 if updates and s[CLIP_NORM] > 0 else _slices_of(stop - start, job.p.size)
     first, last = part * size // parts, (part + 1) * size // parts
     _call(
         job.update if updates else job.sum,
         (job.layout.weights, job.layout.biases, job.p, job.state_addresses, job.g, control, slices, job.norms,
-         first, last, int(s[STEPS]), s[ALPHA] / s[WEIGHT], job.group),
+         first, last, int(s[STEPS]), s[ALPHA] / s[TOTAL_WEIGHT], job.group),
     )  # fmt: skip
 
 
@@ -253,17 +253,17 @@ def lead(job, thread, threads, control):
         if weight == 0:
             continue
         settings[STEPS] += 1
-        settings[WEIGHT] = weight
+        settings[TOTAL_WEIGHT] = weight
         slices = _slices_of(stop - start, job.p.size)
         patience = find_gradient(job, thread, control, slices, start, stop, patience, now)
         if is_halted(job.watch):
             settings[STEPS] -= 1
             break
-        clips = settings[MAX_NORM] > 0
+        clips = settings[CLIP_NORM] > 0
         for kind in range(SUM if clips else UPDATE, UPDATE - 1, -1):
             make_pass(job, kind, thread, threads, control, start, stop)
             if kind == SUM:
-                job.group[job.group.size - 1] = clipping_factor(job.norms, settings[MAX_NORM])
+                job.group[job.group.size - 1] = clipping_factor(job.norms, settings[CLIP_NORM])
         if job.carry != 0:
             _call(job.carry, (job.group, int(settings[STEPS])))
         loss = batch_loss(job, control, slices)
@@ -282,7 +282,7 @@ def batch_loss(job, control, slices):
     norm = 0.0
     for chunk in range(job.norms.size):
         norm += job.norms[chunk]
-    return (total + 0.5 * job.settings[ALPHA] * norm) / job.settings[WEIGHT]
+    return (total + 0.5 * job.settings[ALPHA] * norm) / job.settings[TOTAL_WEIGHT]
 
 
 @inlined
@@ -370,7 +370,13 @@ class Engine(AbstractContextManager["Engine"]):
         self._team = Team(min(wanted, slices), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
         self._settings = np.zeros(N_SETTINGS)
-        fixed = {ALPHA: alpha, LOSS_SETTING: loss_setting, MAX_NORM: clip_norm or 0.0, DROPOUT: dropout, SEED: seed}
+        fixed = {
+            ALPHA: alpha,
+            LOSS_SETTING: loss_setting,
+            CLIP_NORM: clip_norm or 0.0,
+            DROPOUT: dropout,
+            DROPOUT_SEED: seed,
+        }
         self._settings[list(fixed)] = list(fixed.values())
         self.watch, self.t, self.loss = Watch(), 0, math.nan
         threads, size, dtype = self._team.threads, params.flat.size, params.dtype

@@ -6,9 +6,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from scipy.special import expit
 
-from fastadam._typing import Array
 from fastadam.cpu.jit import formula, kernel
 from fastadam.cpu.pointers import address_of
 from fastadam.cpu.vector_math import exp
@@ -83,17 +81,3 @@ def loss_address(name: str, dtype: np.dtype[Any]) -> Any:
     flat, matrix = numba.types.Array(element, 1, "C"), numba.types.Array(element, 2, "C")
     rows, number = numba.types.Array(numba.types.int64, 1, "C"), numba.types.float64
     return address_of(loss_kernel(name), matrix, matrix, flat, rows, number, number)
-
-
-def predictions(
-    link: str, Z: Array, exp: Callable[..., Array] = np.exp, logistic: Callable[..., Array] = expit
-) -> Array:
-    """Turn outputs of a network into predictions, in place; pass the functions of another library for its arrays."""
-    if link == "exp":
-        exp(Z, out=Z)
-    elif link == "logistic":
-        logistic(Z, out=Z)
-    elif link == "softmax":
-        exp(Z - Z.max(axis=1)[:, np.newaxis], out=Z)
-        Z /= Z.sum(axis=1)[:, np.newaxis]
-    return Z

@@ -14,13 +14,13 @@ import numpy as np
 from numba import types
 from scipy import sparse
 
+from fastadam._memory import writeable_view
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.interrupts import UNWATCHED, Watch, begin, gives_up, is_halted
 from fastadam.cpu.jit import JIT_DISABLED, inlined, inner, kernel
 from fastadam.cpu.layers import addresses
 from fastadam.cpu.matmul import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul
-from fastadam.cpu.memory import writeable_view
 from fastadam.cpu.pointers import call_pointer
 from fastadam.cpu.views import view
 from fastadam.formulas.activations import ACTIVATIONS

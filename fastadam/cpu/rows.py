@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numba import get_num_threads, prange
 
+from fastadam._memory import ALIGNMENT
 from fastadam.cpu.element import element_loop, step_scalars
 from fastadam.cpu.jit import inner, kernel
-from fastadam.cpu.memory import ALIGNMENT
 from fastadam.cpu.views import array_at, cast_like, prefetch
 from fastadam.formulas.step import HYPER, StepSpec
 

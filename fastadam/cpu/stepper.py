@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from fastadam._memory import aligned_zeros
 from fastadam._typing import Array
 from fastadam.cpu.arrays import Arrays, HostArrays
 from fastadam.cpu.gradients import gradient_norm
-from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.rows import rows_kernel
 from fastadam.cpu.step import step_kernel
-from fastadam.cpu.storage import bfloat16_bits
 from fastadam.cpu.threads import PARALLEL_BYTES, on_threads, parallel_threads
 from fastadam.formulas import rules
 from fastadam.formulas.step import COPY_AT, EXTRA, GROUP, HYPER, OFFSET, SCALE, StepSpec, carried_column
 from fastadam.formulas.stepper import StepPlan, settings_table
-from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE
+from fastadam.formulas.storage import CODE_BLOCK, LARGEST_CODE, bfloat16_bits
 
 
 class HostStepper:

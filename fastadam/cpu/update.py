@@ -16,7 +16,7 @@ from fastadam.cpu.step import row_reader
 from fastadam.cpu.team import finisher
 from fastadam.cpu.views import cast_like, taker, view
 from fastadam.formulas.rules import Rule
-from fastadam.formulas.step import DECAY, HYPER, StepSpec, carried_column
+from fastadam.formulas.step import DECAY, HYPER, StepSpec, carried_column, clipping
 
 CHUNK = 1024
 """Elements of the flat buffer that are updated together; the penalty is summed chunk by chunk."""
@@ -107,11 +107,6 @@ def carry_kernel(rule: Rule) -> Callable[..., None]:
         group[last] = carried(t, *take(group))
 
     return carry
-
-
-def clipping(spec: StepSpec) -> StepSpec:
-    """The update of a gradient that is scaled to a bound first, and has the penalty's part in it already."""
-    return spec._replace(decay="none" if spec.decay == "coupled" else spec.decay, scale=True)
 
 
 @functools.cache

@@ -9,9 +9,9 @@ from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 from numpy.typing import DTypeLike
 
+from fastadam._memory import ALIGNMENT, array_in_memory
 from fastadam._typing import Array
 from fastadam.cpu.jit import JIT_DISABLED, inner
-from fastadam.cpu.memory import ALIGNMENT, array_in_memory
 
 
 def empty_of(dtype: DTypeLike) -> Array:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.cuda.jit import SIMULATED, THREADS, VECTOR_BYTES, WORD, device, formula, memory
+from fastadam.cuda.jit import ACCESS_BYTES, SIMULATED, THREADS, WORD, device, formula, memory
 from fastadam.cuda.storage import POSITIVE, SIGNED, Codec, dithered_store, each, row, seed_of
 from fastadam.formulas import rules
 from fastadam.formulas.backend import from_text
@@ -238,7 +238,7 @@ def alignment(form: Pass) -> Callable[..., bool]:
 
     @device
     def aligned(p, copy, gradients, rows, count, k):
-        return p % VECTOR_BYTES == 0 and copy % copy_bytes == 0 and gradient(gradients, rows, count, k)
+        return p % ACCESS_BYTES == 0 and copy % copy_bytes == 0 and gradient(gradients, rows, count, k)
 
     return aligned
 

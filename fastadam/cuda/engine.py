@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from fastadam._memory import array_in_memory
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.interrupts import LOOK_EVERY, SignalsHeld, Watch
-from fastadam.cpu.memory import array_in_memory
-from fastadam.cpu.update import clipping
 from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.chunk import T
 from fastadam.cuda.dropout import mask_table
@@ -47,7 +46,7 @@ from fastadam.cuda.runtime import Runtime
 from fastadam.cuda.step import GRAD_SCALE, MAX_NORM
 from fastadam.formulas.losses import LOSSES
 from fastadam.formulas.network import Samples, Update
-from fastadam.formulas.step import ACTIVE, DECAY, HYPER, carried_column
+from fastadam.formulas.step import ACTIVE, DECAY, HYPER, carried_column, clipping
 
 WARM_UP = 2
 """Steps before one is captured: they compile, and let cuBLAS take its memory."""

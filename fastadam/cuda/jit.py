@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastadam.cpu.memory import array_in_memory
+from fastadam._memory import array_in_memory
 from fastadam.formulas import storage
 from fastadam.formulas.backend import NUMPY_MATH, Backend
 
@@ -37,7 +37,7 @@ THREADS = 4 if SIMULATED else 256
 WARP = 1 if SIMULATED else 32
 """Threads that exchange registers; the simulator's do not."""
 
-VECTOR_BYTES = 16
+ACCESS_BYTES = 16
 """What one instruction moves at most."""
 
 WORD = 8
@@ -108,7 +108,7 @@ if SIMULATED:
     def memory(dtype: str) -> Memory:
         """Access to memory, in the simulator."""
         kind = np.dtype(dtype)
-        lanes = min(4, VECTOR_BYTES // kind.itemsize)
+        lanes = min(4, ACCESS_BYTES // kind.itemsize)
 
         def load(address):
             return array_in_memory(int(address), 1, kind)[0]
@@ -184,7 +184,7 @@ else:
         """Access to memory for one type of element."""
         kind = getattr(types, dtype)
         itemsize = np.dtype(dtype).itemsize
-        lanes = min(4, VECTOR_BYTES // itemsize)  # of fewer bytes four as well, the same elements
+        lanes = min(4, ACCESS_BYTES // itemsize)  # of fewer bytes four as well, the same elements
 
         @intrinsic
         def load(typingctx, address):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu.losses import predictions
 from fastadam.cuda.data import DeviceMatrix
 from fastadam.cuda.jit import THREADS
 from fastadam.cuda.launch import blocks_for, synchronize
 from fastadam.cuda.layers import activate_kernel
+from fastadam.formulas.losses import predictions
 
 MOST_ELEMENTS = 2**25
 """Of a layer's activations: so many rows go through the network at a time."""

@@ -24,7 +24,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu.losses import predictions
 from fastadam.cpu.network import as_samples, functions_of, layout_of, predict, samples_of_dense
 from fastadam.cuda.detection import is_device_array
 from fastadam.estimators import parameters as constraints
@@ -51,7 +50,7 @@ from fastadam.estimators.ranges import (
 from fastadam.estimators.reporting import compiling_is_printed, print_epoch, print_stalled, warn_of
 from fastadam.estimators.solvers import SOLVERS, make_optimizer, resumed
 from fastadam.estimators.training import Outcome, Plan, Progress, train
-from fastadam.formulas.losses import LOSSES
+from fastadam.formulas.losses import LOSSES, predictions
 from fastadam.formulas.network import shapes_of
 from fastadam.optimizers.base import Optimizer
 

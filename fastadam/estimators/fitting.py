@@ -11,12 +11,12 @@ from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.engine import Engine
 from fastadam.cpu.interrupts import Watch
-from fastadam.cpu.losses import loss_kernel, predictions
+from fastadam.cpu.losses import loss_kernel
 from fastadam.cpu.network import Layout, as_samples, layout_of, predict
 from fastadam.estimators.parameters import batch_rows
 from fastadam.estimators.solvers import decays_by_itself, group_of, update_of
 from fastadam.estimators.training import Progress
-from fastadam.formulas.losses import LOSSES
+from fastadam.formulas.losses import LOSSES, predictions
 from fastadam.formulas.network import Samples
 from fastadam.optimizers.base import Optimizer
 

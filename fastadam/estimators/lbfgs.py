@@ -8,10 +8,10 @@ import scipy.optimize
 from sklearn.utils.fixes import _get_additional_lbfgs_options_dict
 from sklearn.utils.optimize import _check_optimize_result
 
+from fastadam._memory import aligned_zeros
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.engine import Engine
-from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.network import as_samples, layout_of
 from fastadam.formulas import rules
 from fastadam.formulas.network import Update

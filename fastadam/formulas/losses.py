@@ -8,6 +8,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+from scipy.special import expit
+
+from fastadam._typing import Array
+
 
 class Loss(NamedTuple):
     """A loss of one output, or of a row of them."""
@@ -84,3 +89,17 @@ LOSSES = {
     "log_loss": Loss("logistic", log_loss, averaged=False),
     "multinomial": Loss("softmax", None, averaged=False),
 }
+
+
+def predictions(
+    link: str, Z: Array, exp: Callable[..., Array] = np.exp, logistic: Callable[..., Array] = expit
+) -> Array:
+    """Turn outputs of a network into predictions, in place; pass the functions of another library for its arrays."""
+    if link == "exp":
+        exp(Z, out=Z)
+    elif link == "logistic":
+        logistic(Z, out=Z)
+    elif link == "softmax":
+        exp(Z - Z.max(axis=1)[:, np.newaxis], out=Z)
+        Z /= Z.sum(axis=1)[:, np.newaxis]
+    return Z

@@ -85,3 +85,8 @@ def preparation(spec: StepSpec, backend: Backend) -> Callable[..., Any]:
         return pi, gi
 
     return prepare
+
+
+def clipping(spec: StepSpec) -> StepSpec:
+    """The update of a gradient that is scaled to a bound first, and has the penalty's part in it already."""
+    return spec._replace(decay="none" if spec.decay == "coupled" else spec.decay, scale=True)

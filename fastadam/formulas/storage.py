@@ -16,7 +16,10 @@ whole vectors and no square root or search.
 What is not zero never becomes zero in a state that is never negative, of either kind, as the rule would divide by it.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 HALF_DTYPES = ("float16", "bfloat16")
 """Types that are stored only: NumPy has the first, ml_dtypes the second."""
@@ -189,3 +192,14 @@ def positive_code(x, inverse, noise):
     bits = np.uint32(np.uint32(bits_of(size) - _POSITIVE_OFFSET) + np.uint32(noise >> _UNUSED))
     code = np.uint32(1) if size < _LEAST_POSITIVE else min(np.uint32(bits >> _DROPPED), np.uint32(255))
     return np.uint8(np.uint32(0) if x == 0 else code)
+
+
+def bfloat16_bits(values: NDArray[Any]) -> NDArray[Any]:
+    """Bits, as uint16, of float32 values rounded to bfloat16, to nearest and ties to even."""
+    bits = np.where(np.isnan(values), np.float32(np.nan), values).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def bfloat16_values(array: NDArray[Any]) -> NDArray[Any]:
+    """Convert an array of bfloat16, or of their bits, to float32."""
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)

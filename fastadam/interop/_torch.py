@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastadam._memory import aligned_zeros
 from fastadam._typing import Array
-from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.step import step_kernel
 from fastadam.cpu.threads import PARALLEL_BYTES, on_threads, parallel_threads
 from fastadam.formulas import rules

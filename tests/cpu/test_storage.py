@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.jit import JIT_DISABLED, formula, kernel
-from fastadam.cpu.storage import bfloat16_bits, bfloat16_values
 from fastadam.formulas import storage as formats
-from fastadam.formulas.storage import CODE_BLOCK
+from fastadam.formulas.storage import CODE_BLOCK, bfloat16_bits, bfloat16_values
 from fastadam.optimizers.adam import Adam, Adamax, AdamW, NAdam, RAdam
 from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
 from fastadam.optimizers.lion import Lion

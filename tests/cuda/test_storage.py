@@ -17,10 +17,10 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
 
 from numba import cuda
 
-from fastadam.cpu.storage import bfloat16_bits, bfloat16_values
 from fastadam.cuda import storage
 from fastadam.cuda.jit import float_of, formula
 from fastadam.formulas import storage as formats
+from fastadam.formulas.storage import bfloat16_bits, bfloat16_values
 from fastadam.optimizers.adam import Adam
 from fastadam.optimizers.adaptive import Adagrad, RMSprop
 from fastadam.optimizers.lion import Lion

@@ -29,10 +29,10 @@ y = X[:, 0] * X[:, 1] + X[:, 2]
 KINDS = {MLPRegressor: y, MLPClassifier: np.digitize(y, [-0.5, 0.5])}
 
 TRUSTED = {
-    "fastadam.estimators.regressor.MLPRegressor", "fastadam.estimators.classifier.MLPClassifier", "fastadam.buffers.FlatBuffer",
+    "fastadam.MLPRegressor", "fastadam.MLPClassifier", "fastadam.FlatBuffer",
     "fastadam.estimators.training.Progress", "fastadam.schedules._PlateauState", "fastadam.estimators.solvers.VelocitySGD",
     "fastadam.cpu.network.Layout",  # where arrays of `coefs_` were set by hand
-    *(f"fastadam.optimizers.{name}" for name in
+    *(f"fastadam.{name}" for name in
       ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Lion", "RMSprop", "Adagrad", "Adadelta")),
 }  # fmt: skip
 """All that skops finds in an estimator and does not know."""

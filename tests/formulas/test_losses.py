@@ -5,14 +5,14 @@ import pytest
 from scipy import special
 from sklearn import metrics
 
+from fastadam._memory import aligned_zeros
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.engine import Engine
 from fastadam.cpu.jit import JIT_DISABLED
-from fastadam.cpu.losses import loss_kernel, predictions
-from fastadam.cpu.memory import aligned_zeros
+from fastadam.cpu.losses import loss_kernel
 from fastadam.cpu.network import as_samples, layout_of
 from fastadam.formulas.activations import ACTIVATIONS
-from fastadam.formulas.losses import LOSSES
+from fastadam.formulas.losses import LOSSES, predictions
 from fastadam.formulas.network import Update, shapes_of
 from fastadam.formulas.rules import KEEP
 from fastadam.formulas.step import HYPER, StepSpec

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastadam.cpu.memory import aligned_zeros
+from fastadam._memory import aligned_zeros
 
 BFLOAT16 = "<V2"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastadam._memory import aligned_zeros
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.jit import JIT_DISABLED
-from fastadam.cpu.memory import aligned_zeros
 from fastadam.cpu.step import step_kernel
 from fastadam.cpu.threads import PARALLEL_BYTES
 from fastadam.formulas import rules

@@ -15,7 +15,7 @@ import pytest
 import fastadam
 from fastadam.cpu.jit import JIT_DISABLED
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"^(?P<indent> *)```python(?P<marker>[^\n]*)\n(?P<code>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE

@@ -17,7 +17,7 @@ from fastadam import schedules
 from fastadam.cpu.jit import JIT_DISABLED
 from fastadam.optimizers.sgd import SGD
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.skipif(JIT_DISABLED, reason="thousands of steps")
 
 

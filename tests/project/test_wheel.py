@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("hatchling")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIT = """
 import fastadam
 print(fastadam.__file__)
