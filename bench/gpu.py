@@ -169,7 +169,7 @@ def _beside_pytorch(size: int) -> dict[str, Any]:
     ours, repeats = Adam(p), repeats_for(size)
     works: dict[str, Work] = {"ours": lambda: ours.step(g)}
     for name, options in {"fused": {"fused": True}, "capturable": {"fused": True, "capturable": True}}.items():
-        theirs = torch.nn.Parameter(torch.ones(size, inner="cuda"))
+        theirs = torch.nn.Parameter(torch.ones(size, device="cuda"))
         theirs.grad = torch.full_like(theirs, 1e-3)
         works[name] = torch.optim.Adam([theirs], **options).step
     # PyTorch launches on the legacy default stream, and so do we, so that the events see both.
@@ -217,7 +217,7 @@ def launch_microseconds(record: "Record", clock: Clock) -> None:
         "ours, 100 arrays": partial(Adam(many).step, many_g),
     }
     if torch is not None:
-        theirs = torch.nn.Parameter(torch.ones(1000, inner="cuda"))
+        theirs = torch.nn.Parameter(torch.ones(1000, device="cuda"))
         theirs.grad = torch.ones_like(theirs)
         works["PyTorch, fused"] = torch.optim.Adam([theirs], fused=True).step
     for name, work in works.items():
@@ -258,11 +258,11 @@ def fits(case: str, record: "Record", clock: Clock) -> None:
             _free()
 
 
-def _our_epoch(inner: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> dict[str, float]:
+def _our_epoch(device: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> dict[str, float]:
     times: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = MLPRegressor(units[1:-1], batch_size=batch, max_iter=1, random_state=0, inner=inner, warm_start=True)
+        model = MLPRegressor(units[1:-1], batch_size=batch, max_iter=1, random_state=0, device=device, warm_start=True)
         model.fit(X, y)
         for epochs in (1, 1 + EPOCHS):  # the difference is of epochs alone: no copy of the data, no compilation
             start = time.perf_counter()
@@ -277,8 +277,8 @@ def _their_epoch(kind: str, X: Any, y: Any, units: tuple[int, ...], batch: int) 
         layers += [torch.nn.Linear(fan_in, fan_out)] + [torch.nn.ReLU()] * (k < len(units) - 2)
     model = torch.nn.Sequential(*layers).cuda()
     optimizer = torch.optim.Adam(model.parameters(), fused=True, capturable=True)
-    all_X, all_y = torch.tensor(X, inner="cuda"), torch.tensor(y, inner="cuda")[:, None]
-    batch_X, batch_y = torch.empty(batch, units[0], inner="cuda"), torch.empty(batch, 1, inner="cuda")
+    all_X, all_y = torch.tensor(X, device="cuda"), torch.tensor(y, device="cuda")[:, None]
+    batch_X, batch_y = torch.empty(batch, units[0], device="cuda"), torch.empty(batch, 1, device="cuda")
 
     def loss_of(inputs: Any, targets: Any) -> Any:
         penalty = sum((layer.weight**2).sum() for layer in model if hasattr(layer, "weight"))
@@ -294,7 +294,7 @@ def _their_epoch(kind: str, X: Any, y: Any, units: tuple[int, ...], batch: int) 
     launch: Work = _captured_training(step) if kind == "graphed" else step
 
     def epoch() -> None:
-        order = torch.randperm(N_SAMPLES, inner="cuda")
+        order = torch.randperm(N_SAMPLES, device="cuda")
         for start in range(0, N_SAMPLES, batch):
             rows = order[start : start + batch]
             torch.index_select(all_X, 0, rows, out=batch_X)

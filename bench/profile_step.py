@@ -138,7 +138,7 @@ def _multiply_and_add(typingctx, values, times):
     def codegen(context, builder, signature, arguments):
         code = _VectorCode(context, builder, signature.args[0].dtype)
         places = [
-            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.slices))
+            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.lanes))
             for chain in range(CHAINS)
         ]
         factor = code.load(places[0])
