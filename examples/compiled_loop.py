@@ -194,7 +194,7 @@ def play(policy, states, actions):
 
 @numba.njit
 def add_gradient(policy, states, actions, length, g):
-    """Add the gradient of REINFORCE (Williams 1992): actions after which the pole stays up for longer become more likely.
+    """Add the gradient of REINFORCE (Williams 1992), which favours actions after which the pole stays up for long.
 
     Actions followed by less than half of the initial return, such as the last pushes, become less likely.
     """
