@@ -76,7 +76,7 @@ from fastadam.cpu.threads import BLOCK, PARALLEL_BYTES
 from fastadam.cpu.views import cast_like
 from fastadam.formulas import rules
 from fastadam.formulas.backend import from_text
-from fastadam.formulas.rules import nadam_momentum
+from fastadam.formulas.rules import nadam_momentum as nadam_momentum
 from fastadam.formulas.step import StepSpec
 
 _DOC = """{purpose}
