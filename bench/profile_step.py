@@ -31,7 +31,7 @@ from fastadam.cpu.matmul import VECTOR_BYTES, _VectorCode, matmul, matmul_transp
 from fastadam.cpu.team import open_phase
 from fastadam.cpu.update import UPDATE
 from fastadam.formulas import rules
-from fastadam.formulas.network import Update
+from fastadam.formulas.network import Update, shapes_of
 from fastadam.formulas.step import StepSpec
 from fastadam.optimizers.adam import Adam
 
@@ -184,7 +184,7 @@ class Block(NamedTuple):
 def engine_of(case: Case) -> Engine:
     """Return an engine that has performed one step, with all slices on one thread."""
     X, y, *_ = make_data(case)
-    params = FlatBuffer.zeros(network.shapes_of([case.features, *case.hidden, 1]), np.float32)
+    params = FlatBuffer.zeros(shapes_of([case.features, *case.hidden, 1]), np.float32)
     rng = np.random.default_rng(0)
     for array in params.values():
         array[:] = rng.standard_normal(array.shape) / np.sqrt(len(array))
@@ -286,10 +286,10 @@ def measure_parts(job: Job, control: Array, block: Block, threads: int) -> tuple
     whole = partial(run_block, job, block.rows, float(job.batch_size))
     refill = partial(whole, 1)
     times = [(part, sum(best_seconds(loop, refill) for loop in part.loops)) for part in parts_of(job, block)]
-    whole_seconds = best_seconds(whole, refill)
+    in_one_go = best_seconds(whole, refill)
     name = "update" if threads == 1 else f"update, 1/{threads} of it"
     times.append((Part(name, []), best_seconds(partial(update, job, threads, control), refill)))
-    return times, whole_seconds
+    return times, in_one_go
 
 
 def print_profile(name: str) -> None:
@@ -297,18 +297,18 @@ def print_profile(name: str) -> None:
     engine = engine_of(case)
     job, control = engine._job, engine._team.control
     block, threads = block_of(job), min(slices_of(case.batch, job.p.size), worthwhile_threads(job.layout, case.batch))
-    times, whole_seconds = measure_parts(job, control, block, threads)
+    times, in_one_go = measure_parts(job, control, block, threads)
     print(f"{name}: {block.rows.size} of the {case.batch} rows of a batch, on one core\n")
-    print_table(times, whole_seconds, max(peak_before, peak_rate()))
+    print_table(times, in_one_go, max(peak_before, peak_rate()))
 
 
-def print_table(times: list[tuple[Part, float]], whole_seconds: float, peak: float) -> None:
+def print_table(times: list[tuple[Part, float]], in_one_go: float, peak: float) -> None:
     total, operations = sum(seconds for _, seconds in times), sum(part.operations for part, _ in times)
     print("| part | µs | % | minimum, µs |\n| --- | ---: | ---: | ---: |")
     for part, seconds in times:
         print_row(part.name, seconds, total, part.operations / peak)
     print_row("sum", total, total, operations / peak)
-    print_row("whole, without the update", whole_seconds, total, operations / peak)
+    print_row("whole, without the update", in_one_go, total, operations / peak)
     print(
         f"\nMinimum: the {operations / 1e6:,.2f} million operations of the products at {peak / 1e9:.0f} GFLOP/s, "
         "which the core reaches in registers."
@@ -316,8 +316,8 @@ def print_table(times: list[tuple[Part, float]], whole_seconds: float, peak: flo
 
 
 def print_row(name: str, seconds: float, total: float, limit: float) -> None:
-    minimum = f"{limit * 1e6:,.2f}" if limit else ""
-    print(f"| {name} | {seconds * 1e6:,.2f} | {100 * seconds / total:.0f} | {minimum} |")
+    at_least = f"{limit * 1e6:,.2f}" if limit else ""
+    print(f"| {name} | {seconds * 1e6:,.2f} | {100 * seconds / total:.0f} | {at_least} |")
 
 
 if __name__ == "__main__":
