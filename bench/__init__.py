@@ -1,5 +1,5 @@
-"""Benchmarks, run by asv. Of every number lower is better: asv reports only those that rise.
+"""Benchmarks, run by asv. Lower is better for every number, since asv only reports increases.
 
-Times are given as multiples of a peer's time, or of what memory allows, taken in turns in the same process: such a
-ratio hardly depends on the machine or on what else it is doing, so that a change of it is a change of ours.
+Times are multiples of the time of another library, or of the time that memory allows, measured in turns in the same
+process. Such a ratio hardly depends on the machine or its load, so that a change of it is a change of fastadam.
 """

@@ -1,6 +1,6 @@
-"""One step of the optimizers, in float32. Of 4 kB and 400 kB of parameters all lies in cache, of 40 MB in memory.
+"""A step of the optimizers, in float32. Parameters of 4 kB and 400 kB fit in the cache, those of 40 MB do not.
 
-A gradient never fades, or the moments would fade with it into denormal numbers, with which processors are slow.
+Gradients do not decay. Otherwise the moments would become denormal numbers, with which processors are slow.
 """
 
 import math
@@ -28,7 +28,7 @@ def our_step(n):
 
 
 def numpy_adam(p, g):
-    """The same update in NumPy, in place and with no temporary array."""
+    """Return a step of Adam in NumPy, in place and without temporary arrays."""
     m, v, update, root = (np.zeros_like(p) for _ in range(4))
     t = 0
 
@@ -57,7 +57,7 @@ def numpy_step(n):
 
 
 def torch_step(n):
-    """PyTorch's fastest: the fused step of one tensor."""
+    """Return PyTorch's fastest step, the fused step of one tensor."""
     import torch
 
     p, g = map(torch.from_numpy, parameters_and_gradient(n))
@@ -100,7 +100,7 @@ class StepOverTorch:
 
 
 class StepOverRoofline:
-    """Of the size that lies in memory alone: in cache, bandwidth is not the limit."""
+    """The step over a memory-bound loop, for the size that does not fit in the cache."""
 
     params = (10_000_000,)
     param_names = ("n",)
@@ -117,7 +117,7 @@ class StepOverRoofline:
 
 
 class StepOverKernel:
-    """What Python's part of a small step costs: `Adam.step` over the compiled function that does the same."""
+    """Overhead of Python in a small step: `Adam.step` over the compiled function that does the same."""
 
     params = (1_000,)
     param_names = ("n",)
@@ -157,7 +157,7 @@ FAMILY = {
 
 
 class FamilyStep:
-    """Each optimizer over a loop of the same traffic: what its arithmetic costs where all lies in cache."""
+    """Each optimizer over a loop with the same memory traffic: the cost of its arithmetic in the cache."""
 
     params = (tuple(FAMILY),)
     param_names = ("optimizer",)
@@ -183,7 +183,7 @@ MAX_NORM, WEIGHT_DECAY, EMA_DECAY = 1.0, 1e-2, 0.999
 
 
 def our_one_pass(n):
-    """AdamW with clipping, an average of the parameters and zeroed gradients. Each step begins with a new gradient."""
+    """Return a step of AdamW with clipping, averaging and zeroing, preceded by writing a new gradient."""
     p, g = parameters_and_gradient(n)
     options = {"max_norm": MAX_NORM, "ema_decay": EMA_DECAY, "zero_grad": True}
     optimizer = ours("AdamW")(p, lr=LR, weight_decay=WEIGHT_DECAY, **options)
@@ -215,7 +215,7 @@ def numpy_passes(n):
 
 
 def torch_passes(n):
-    """PyTorch's fastest for each: fused AdamW, and the functions for many tensors at once for the rest."""
+    """Return PyTorch's fastest implementation: fused AdamW, and multi-tensor functions for the rest."""
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -292,7 +292,7 @@ def our_step_of_one(count):
 
 
 class ManyTensors:
-    """A thousand tensors of a thousand elements: over as many in one array, what it costs that they are apart."""
+    """A thousand tensors of a thousand elements over a single array of the same size: the cost of separate arrays."""
 
     params = (1_000,)
     param_names = ("count",)

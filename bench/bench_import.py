@@ -1,4 +1,4 @@
-"""What a user waits for before any training: the import, and the first call, with and without compiled kernels."""
+"""Start-up: the import, and the first call with and without compiled kernels."""
 
 import tempfile
 from statistics import median
@@ -33,7 +33,7 @@ print(time.perf_counter() - start)
 
 
 class Import:
-    """Of the package alone: what it imports only when an estimator is asked for shows in the first call."""
+    """Import of the package, without modules that are imported by the first use of an estimator."""
 
     timeout = 300
 
@@ -44,7 +44,7 @@ class Import:
 
 
 class FirstCall:
-    """In a new process: cold, where every kernel must be compiled, and warm, where all are on disk."""
+    """First call in a new process: cold, with every kernel compiled, and warm, with all kernels loaded from disk."""
 
     params = (tuple(FIRST_CALLS), ("cold", "warm"))
     param_names = ("call", "cache")

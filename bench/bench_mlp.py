@@ -1,4 +1,4 @@
-"""Training a regressor, and predicting with it, beside the other libraries; float32 unless a benchmark says more."""
+"""Training and prediction of a regressor, compared with other libraries; float32 unless stated otherwise."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ N_TEST = 1000
 
 
 def make_data(case):
-    """Samples to train on, X and y, and samples to test on: the sine of a projection, with noise."""
+    """Generate training and test samples: the sine of a projection, with noise."""
     rng = np.random.default_rng(0)
     X, weights = normal(rng, case.n, case.features), normal(rng, case.features)
     y = noisy_sine(rng, X, weights)
@@ -52,9 +52,9 @@ def noisy_sine(rng, X, weights):
 
 
 def product_operations(case):
-    """Floating-point operations of the matrix products of a fit."""
+    """Count the floating-point operations of the matrix products of a fit."""
     layers = [2 * fan_in * fan_out for fan_in, fan_out in pairwise((case.features, *case.hidden, 1))]
-    per_sample = 3 * sum(layers) - layers[0]  # forward, weights, deltas; nobody needs the deltas of the input
+    per_sample = 3 * sum(layers) - layers[0]  # forward, weights, deltas; the deltas of the input are not needed
     return case.epochs * case.n * per_sample
 
 
@@ -65,7 +65,7 @@ def sklearns_regressor():
 
 
 class Training:
-    """What the benchmarks of training share: the data of a case, and fits to it."""
+    """Base of the training benchmarks: the data of a case, and fits to them."""
 
     params = tuple(CASES)
     param_names = ("case",)
@@ -79,7 +79,7 @@ class Training:
         self.fit(self.ours, max_iter=1)  # compiles
 
     def fit(self, estimator, **parameters):
-        """Train for exactly as many epochs as the case has: nothing stops sooner."""
+        """Train for exactly the number of epochs of the case."""
         case = self.case
         parameters = {"max_iter": case.epochs, "tol": 0, "n_iter_no_change": np.inf, "random_state": 0} | parameters
         model = estimator(hidden_layer_sizes=case.hidden, batch_size=case.batch, **parameters)
@@ -90,7 +90,7 @@ class Training:
 
 
 class Regressor(Training):
-    """Against scikit-learn, with the same random state; and what needs no other library."""
+    """Training over scikit-learn with the same random state, and benchmarks without another library."""
 
     def track_time_over_sklearn(self, name):
         return ratio(self.fit_ours, lambda: self.fit(sklearns_regressor()), rounds=7)
@@ -138,7 +138,7 @@ class RegressorOverJax(Training):
 
 
 class TwoFitsAtOnce(Training):
-    """In two threads, and each on one: 1 where they do not hold each other up, 2 where they take turns."""
+    """Two fits in two threads, one thread each: 1 if they do not slow each other down, 2 if they run in turns."""
 
     params = ("seed-b200", "mid")
 
@@ -158,7 +158,7 @@ class TwoFitsAtOnce(Training):
 
 
 class PredictOneRow(Training):
-    """The whole call, which for one row is hardly more than its checks."""
+    """Prediction of one row, whose time is dominated by the validation of the input."""
 
     params = ("float32", "float64")
     param_names = ("dtype",)
@@ -201,10 +201,10 @@ print((peak() - before) / X.nbytes)
 
 
 class FitMemory:
-    """What a fit to 40 MB of data adds to the peak of memory, in a process of its own.
+    """Increase of the peak memory by a fit to 40 MB of data, in a separate process.
 
-    The peak is the system's, after it was told to forget the one before. `getrusage` has none of this process alone: a
-    child's `ru_maxrss` begins with the memory of its parent.
+    The peak is reported by the operating system and is reset before the fit. `getrusage` is not suitable, since
+    `ru_maxrss` of a child process begins with the memory of its parent.
     """
 
     timeout = 300

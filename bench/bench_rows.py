@@ -1,4 +1,4 @@
-"""One step of lazy Adam over a table of 100,000 rows of 64 float32 values, as of an embedding of words."""
+"""A step of lazy Adam on a table of 100,000 rows with 64 float32 values, such as a word embedding."""
 
 from itertools import cycle
 
@@ -11,10 +11,10 @@ FREQUENCIES = ("zipf", "uniform")
 
 
 def table_and_batches(k, frequencies="zipf", n_rows=100_000, count=16):
-    """A table, and batches of `k` rows with their gradients. A few words are in every text, or all are as frequent.
+    """Return a table, and batches of `k` rows with their gradients; row frequencies follow Zipf's law or are uniform.
 
-    Rows that are updated in every step would lie in cache, so there are several batches. Their gradients are in one
-    array: those of a step were just written.
+    There are several batches, since rows that are updated in every step would be in the cache. Their gradients share
+    one array, since the gradients of a step have just been written.
     """
     rng = np.random.default_rng(0)
     table = rng.standard_normal((n_rows, DIM), dtype=np.float32)
@@ -31,7 +31,7 @@ def our_step(table, batches, **options):
 
 
 def numpy_step(table, batches):
-    """The same update in NumPy: sort, sum, gather, update, scatter."""
+    """Return the same step in NumPy: sort, sum, gather, update, scatter."""
     p, m, v = table.copy(), np.zeros_like(table), np.zeros_like(table)
     lr, beta1, beta2, eps = 1e-3, 0.9, 0.999, 1e-8
     batch, t = cycle(batches), 0
@@ -53,7 +53,7 @@ def numpy_step(table, batches):
 
 
 def torch_step(table, batches):
-    """PyTorch's SparseAdam, with gradients as its embeddings leave them: uncoalesced."""
+    """Return a step of PyTorch's SparseAdam, with uncoalesced gradients, as its embeddings produce them."""
     import torch
 
     weight = torch.nn.Parameter(torch.from_numpy(table.copy()))

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: turn by turn, and the median of the turns."""
+"""Measurement functions of the benchmarks: medians over alternating turns."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ SECONDS_A_TURN = 0.02
 
 
 def ratio(ours: Work, peer: Work, rounds: int = 15) -> float:
-    """How many times as long `ours` takes as `peer`, in the median round. Each round begins with the other one."""
+    """Return the time of `ours` over that of `peer` in the median round; the order alternates between rounds."""
     turns = [(work, _calls_a_turn(work)) for work in (ours, peer)]
     ratios = []
     with _warning_of_others():
@@ -38,7 +38,7 @@ def ratio(ours: Work, peer: Work, rounds: int = 15) -> float:
 
 
 def seconds(work: Work, rounds: int = 15) -> float:
-    """Seconds that one call of `work` takes, in the median turn."""
+    """Return the seconds per call of `work` in the median turn."""
     calls = _calls_a_turn(work)
     with _warning_of_others():
         return median(_take_turn(work, calls) for _ in range(rounds))
@@ -51,7 +51,7 @@ def _calls_a_turn(work: Work) -> int:
 
 def _take_turn(work: Work, calls: int) -> float:
     if calls > 1:
-        work()  # wakes our threads, while those of the other library fall asleep
+        work()  # wakes up the threads of this library while those of the other one go to sleep
     start = time.perf_counter()
     for _ in range(calls):
         work()
@@ -59,7 +59,7 @@ def _take_turn(work: Work, calls: int) -> float:
 
 
 def _seconds_of_others() -> float:
-    """Seconds that other processes have kept the processors busy, as far as the system tells."""
+    """Return the CPU seconds used by other processes, if the system reports them."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0
@@ -69,23 +69,23 @@ def _seconds_of_others() -> float:
 
 @contextmanager
 def _warning_of_others() -> Iterator[None]:
-    """No median helps against them: a library whose threads wait for one another can take ten times as long."""
+    """Warn about other processes: with them, a library whose threads wait for each other can be ten times slower."""
     start, before = time.perf_counter(), _seconds_of_others()
     yield
     cores = (_seconds_of_others() - before) / (time.perf_counter() - start)
     if cores > 0.2:
-        print(f"Not a fair measurement: other processes kept {cores:.1f} cores busy.", file=sys.stderr)
+        print(f"Unreliable measurement: other processes kept {cores:.1f} cores busy.", file=sys.stderr)
 
 
 def ours(name: str) -> Any:
-    """A class of fastadam; skips the benchmark for commits from before it was written."""
+    """Return an attribute of fastadam; skip the benchmark for commits that do not have it."""
     if not hasattr(fastadam, name):
         raise NotImplementedError(f"fastadam has no {name}")
     return getattr(fastadam, name)
 
 
 def peer(make: Callable[..., Work], *case: object) -> Work:
-    """What `make` makes of the case; skips the benchmark where the library that it needs is missing."""
+    """Return `make(*case)`; skip the benchmark if the library it needs is missing."""
     try:
         return make(*case)
     except ImportError as error:
@@ -93,13 +93,13 @@ def peer(make: Callable[..., Work], *case: object) -> Work:
 
 
 def run_python(code: str, **environment: str) -> str:
-    """Run `code` in a new interpreter, which finds the installed fastadam and not that of the current folder."""
+    """Run `code` in a new interpreter, with the installed fastadam and not that of the current folder."""
     command = [sys.executable, "-P", "-c", code]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment).stdout
 
 
 def product_rate(dtype: DTypeLike) -> float:
-    """Floating-point operations a second of NumPy's matrix product: what its BLAS makes of the machine."""
+    """Return the floating-point operations per second of NumPy's matrix product."""
     n = 1024
     left, right = np.random.default_rng(0).random((2, n, n)).astype(dtype)
     out = np.empty((n, n), dtype)
@@ -107,10 +107,10 @@ def product_rate(dtype: DTypeLike) -> float:
 
 
 def stream(size: int) -> Work:
-    """What memory allows: on all threads, read `size / 2` bytes and write as many over them.
+    """Return a memory-bound loop: on all threads, read `size / 2` bytes and overwrite them.
 
-    A plain copy would seem slower than memory is: before a processor writes to a line it has not read, it reads it, and
-    nobody counts those bytes. An optimizer's step writes only what it has read.
+    A copy would underestimate the bandwidth of memory: before a processor writes to a cache line that it has not read,
+    it reads the line, and these bytes would not be counted. A step of an optimizer writes only where it has read.
     """
     threads = numba.get_num_threads()
     parts = np.array_split(np.ones(size // 8, np.float32), threads)
@@ -118,13 +118,13 @@ def stream(size: int) -> Work:
     return lambda: list(pool.map(np.negative, parts, parts))
 
 
-# As the kernels of the package, but in no cache on disk: that one would not see an edit of this file.
+# Like the kernels of the package, but without the disk cache, which would not notice an edit of this file.
 compiled = functools.partial(numba.njit, error_model="numpy", nogil=True)
 
 
 @compiled
 def _read_and_write(p, g, state, start, stop):
-    for i in range(np.uint64(start), np.uint64(stop)):  # of signed indices Numba makes no vectors
+    for i in range(np.uint64(start), np.uint64(stop)):  # Numba does not vectorize loops over signed indices
         p[i] = g[i] - p[i]
     for row in range(state.shape[0]):
         values = state[row]
@@ -139,6 +139,6 @@ def _read_and_write_all(p, g, state, block):
 
 
 def traffic(n: int, states: int) -> Work:
-    """An optimizer's step without its arithmetic: on all threads, read p, g and the states, and write all but g."""
+    """Return a step without arithmetic: on all threads, read p, g and the states, and write all but g."""
     p, g, state = np.ones(n, np.float32), np.ones(n, np.float32), np.ones((states, n), np.float32)
     return lambda: _read_and_write_all(p, g, state, 4096)

@@ -1,10 +1,11 @@
-"""What a GPU makes of the steps and the fits: `python -m bench.gpu NAME` writes `bench/results/gpu-NAME.json`.
+"""Steps and fits on a GPU: `python -m bench.gpu NAME` writes `bench/results/gpu-NAME.json`.
 
-Times are of the device's own clock, events around many steps, in turns with the peer's; the median turn counts. The
-parts are done in the order of their weight, and what would begin after nine minutes is left out, and said so.
+Times are measured by the clock of the device, with events around many steps, in turns with PyTorch; the median turn is
+reported. The parts run in the order of their importance; those that would start after nine minutes are skipped with a
+message.
 
-Each part runs in a process of its own, and writes each figure down as soon as it has it: an error of the device, after
-which nothing works in a process any more, or a hang, costs no more than what it struck.
+Each part runs in a separate process, and records each figure immediately. An error of the device, after which a process
+cannot continue, or a hang therefore affects a single part only.
 """
 
 import json
@@ -35,7 +36,7 @@ from fastadam.optimizers.sgd import SGD
 try:
     import cupy
     from numba import cuda
-except Exception:  # asv reads this file as well, where there is neither
+except Exception:  # asv also imports this file on machines without them
     cupy = cuda = None
 try:
     import torch
@@ -56,8 +57,8 @@ RULES = {
 HALVES = {
     "adam, float16": {}, "adam, float16, state in bfloat16": {"state_dtype": "bfloat16"},
 }  # fmt: skip
-"""The same of parameters in two bytes."""
-# Units of each layer, samples of a step.
+"""Options of Adam with two-byte parameters."""
+# Units of each layer, and samples per step.
 FITS = {
     "small": ((20, 100, 1), 200),
     "mid": ((50, 256, 256, 1), 256),
@@ -70,26 +71,26 @@ Work = Callable[[], object]
 
 
 class Clock:
-    """What is left of the time."""
+    """Countdown of the available time."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return self._end - time.monotonic()
 
     def allows(self, what: str, seconds: float = 5.0) -> bool:
-        """Whether there is time for a part; if not, says so."""
+        """Return True if there is time for a part, and print a message otherwise."""
         if self.left > seconds:
             return True
-        print(f"left out, for want of time: {what}", flush=True)
+        print(f"skipped for lack of time: {what}", flush=True)
         return False
 
 
 def device_seconds(work: Work, repeats: int, turns: int = 7) -> float:
-    """Seconds of one call on the device, in the median turn of so many calls."""
+    """Return the seconds per call on the device, in the median turn of `repeats` calls."""
     return median(_turn(work, repeats) for _ in range(turns))
 
 
@@ -106,7 +107,7 @@ def _turn(work: Work, repeats: int) -> float:
 
 
 def in_turns(works: dict[str, Work], repeats: int, turns: int = 7) -> dict[str, float]:
-    """The same of several, which take turns."""
+    """Return the seconds per call of several functions, measured in turns."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for k in range(turns):
         for name in list(works)[:: 1 if k % 2 else -1]:
@@ -119,7 +120,7 @@ def repeats_for(size: int) -> int:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy on the device: the best turn, of what no cache holds."""
+    """Return the bytes per second read and written by a copy on the device, in the best turn, beyond any cache."""
     source = cupy.ones(256 * 1024 * 1024, np.float32)
     target = cupy.empty_like(source)
     best = min(_turn(lambda: cupy.copyto(target, source), 10) for _ in range(5))
@@ -127,7 +128,7 @@ def copy_bandwidth() -> float:
 
 
 def bytes_a_parameter(optimizer: Any, options: dict[str, Any], itemsize: int) -> float:
-    """Parameter (in float32, and its copy), gradient and states read; parameter, copy and states written."""
+    """Count the bytes read (parameter, gradient and states) and written (parameter, copy and states)."""
     states = [row for name, row in optimizer.state.items() if name != "master"]
     size = next(iter(optimizer.state.values())).size if states else 1
     copy = 2 * (itemsize == 2 or optimizer.copies is not None)
@@ -136,12 +137,12 @@ def bytes_a_parameter(optimizer: Any, options: dict[str, Any], itemsize: int) ->
 
 
 def steps(record: "Record", clock: Clock) -> None:
-    """Of each rule at each size, the part of the copy's bandwidth that a step reaches."""
+    """Measure the fraction of the copy's bandwidth that a step of each rule reaches at each size."""
     bandwidth = copy_bandwidth()
     record.add({"copy_bytes_a_second": bandwidth})
     kinds = [(name, of, options, np.float32) for name, (of, options) in RULES.items()]
     kinds += [(name, Adam, options, np.float16) for name, options in HALVES.items()]
-    for size in SIZES[::-1]:  # the large ones say the most
+    for size in SIZES[::-1]:  # large sizes are the most informative
         for name, of, options, dtype in kinds:
             if clock.allows(f"{name} at {size:,}"):
                 record.guarded({"rule": name, "size": size}, partial(_step, of, options, dtype, size, bandwidth))
@@ -157,7 +158,7 @@ def _step(of: Any, options: dict[str, Any], dtype: Any, size: int, bandwidth: fl
 
 
 def beside_pytorch(record: "Record", clock: Clock) -> None:
-    """Adam beside PyTorch's fused one, launched by Python; and both captured in graphs."""
+    """Compare Adam with PyTorch's fused Adam, launched from Python and captured in graphs."""
     for size in SIZES[::-1]:
         if torch is not None and clock.allows(f"PyTorch at {size:,}", 15):
             record.guarded({"size": size}, partial(_beside_pytorch, size))
@@ -169,10 +170,10 @@ def _beside_pytorch(size: int) -> dict[str, Any]:
     ours, repeats = Adam(p), repeats_for(size)
     works: dict[str, Work] = {"ours": lambda: ours.step(g)}
     for name, options in {"fused": {"fused": True}, "capturable": {"fused": True, "capturable": True}}.items():
-        theirs = torch.nn.Parameter(torch.ones(size, inner="cuda"))
+        theirs = torch.nn.Parameter(torch.ones(size, device="cuda"))
         theirs.grad = torch.full_like(theirs, 1e-3)
         works[name] = torch.optim.Adam([theirs], **options).step
-    # PyTorch launches on the legacy default stream, and so do we, so that the events see both.
+    # Both launch on the legacy default stream, so that the events cover both.
     times = in_turns(works, repeats)
     graphs = {"ours": _captured(works["ours"]), "capturable": _captured_by_torch(works["capturable"])}
     replayed = in_turns(graphs, repeats)
@@ -186,7 +187,7 @@ def _beside_pytorch(size: int) -> dict[str, Any]:
 
 def _captured(work: Work) -> Work:
     stream = cupy.cuda.Stream(non_blocking=True)
-    cupy.cuda.Device().synchronize()  # what the stream does not wait for
+    cupy.cuda.Device().synchronize()  # the stream does not wait for other streams
     with stream:
         work()
         stream.begin_capture()
@@ -208,7 +209,7 @@ def _captured_by_torch(work: Work) -> Work:
 
 
 def launch_microseconds(record: "Record", clock: Clock) -> None:
-    """Microseconds of Python for a step of 1,000 parameters, which the device does in less."""
+    """Measure the microseconds of Python for a step of 1,000 parameters, which takes less time on the device."""
     p, g = cupy.ones(1000, np.float32), cupy.ones(1000, np.float32)
     many, many_g = ([cupy.ones(1000, np.float32) for _ in range(100)] for _ in range(2))
     works: dict[str, Work] = {
@@ -217,7 +218,7 @@ def launch_microseconds(record: "Record", clock: Clock) -> None:
         "ours, 100 arrays": partial(Adam(many).step, many_g),
     }
     if torch is not None:
-        theirs = torch.nn.Parameter(torch.ones(1000, inner="cuda"))
+        theirs = torch.nn.Parameter(torch.ones(1000, device="cuda"))
         theirs.grad = torch.ones_like(theirs)
         works["PyTorch, fused"] = torch.optim.Adam([theirs], fused=True).step
     for name, work in works.items():
@@ -230,7 +231,7 @@ def _host_microseconds(work: Work) -> dict[str, float]:
     for _ in range(20):
         cupy.cuda.Device().synchronize()
         start = time.perf_counter()
-        for _ in range(50):  # fewer than the queue holds: launching does not wait then
+        for _ in range(50):  # fits in the queue, so launching does not wait
             work()
         turns.append((time.perf_counter() - start) / 50)
     return {"microseconds": median(turns[1:]) * 1e6}
@@ -240,7 +241,7 @@ def _host_microseconds(work: Work) -> dict[str, float]:
 
 
 def fits(case: str, record: "Record", clock: Clock) -> None:
-    """Seconds of an epoch, ours and PyTorch's, data on the device; the first epochs, which compile, do not count."""
+    """Measure the seconds per epoch of both libraries with data on the device, without compilation."""
     units, batch = FITS[case]
     rng = np.random.default_rng(0)
     X = rng.standard_normal((N_SAMPLES, units[0])).astype(np.float32)
@@ -258,13 +259,13 @@ def fits(case: str, record: "Record", clock: Clock) -> None:
             _free()
 
 
-def _our_epoch(inner: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> dict[str, float]:
+def _our_epoch(device: str, X: Any, y: Any, units: tuple[int, ...], batch: int) -> dict[str, float]:
     times: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = MLPRegressor(units[1:-1], batch_size=batch, max_iter=1, random_state=0, inner=inner, warm_start=True)
+        model = MLPRegressor(units[1:-1], batch_size=batch, max_iter=1, random_state=0, device=device, warm_start=True)
         model.fit(X, y)
-        for epochs in (1, 1 + EPOCHS):  # the difference is of epochs alone: no copy of the data, no compilation
+        for epochs in (1, 1 + EPOCHS):  # the difference excludes copies of the data and compilation
             start = time.perf_counter()
             model.set_params(max_iter=epochs).fit(X, y)
             times.append(time.perf_counter() - start)
@@ -277,8 +278,8 @@ def _their_epoch(kind: str, X: Any, y: Any, units: tuple[int, ...], batch: int) 
         layers += [torch.nn.Linear(fan_in, fan_out)] + [torch.nn.ReLU()] * (k < len(units) - 2)
     model = torch.nn.Sequential(*layers).cuda()
     optimizer = torch.optim.Adam(model.parameters(), fused=True, capturable=True)
-    all_X, all_y = torch.tensor(X, inner="cuda"), torch.tensor(y, inner="cuda")[:, None]
-    batch_X, batch_y = torch.empty(batch, units[0], inner="cuda"), torch.empty(batch, 1, inner="cuda")
+    all_X, all_y = torch.tensor(X, device="cuda"), torch.tensor(y, device="cuda")[:, None]
+    batch_X, batch_y = torch.empty(batch, units[0], device="cuda"), torch.empty(batch, 1, device="cuda")
 
     def loss_of(inputs: Any, targets: Any) -> Any:
         penalty = sum((layer.weight**2).sum() for layer in model if hasattr(layer, "weight"))
@@ -294,7 +295,7 @@ def _their_epoch(kind: str, X: Any, y: Any, units: tuple[int, ...], batch: int) 
     launch: Work = _captured_training(step) if kind == "graphed" else step
 
     def epoch() -> None:
-        order = torch.randperm(N_SAMPLES, inner="cuda")
+        order = torch.randperm(N_SAMPLES, device="cuda")
         for start in range(0, N_SAMPLES, batch):
             rows = order[start : start + batch]
             torch.index_select(all_X, 0, rows, out=batch_X)
@@ -322,7 +323,7 @@ def _captured_training(step: Callable[[], None]) -> Work:
     return graph.replay
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# --- running all parts ------------------------------------------------------------------------------------------------
 
 
 def _free() -> None:
@@ -348,22 +349,22 @@ def machine() -> dict[str, Any]:
 
 
 class Record:
-    """The results of a part, in the file that has all: written anew with each figure."""
+    """Results of a part, in the common file, which is rewritten with each figure."""
 
     def __init__(self, path: Path, part: str) -> None:
         self._path, self._part = path, part
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write a row of results down."""
+        """Add a row of results to the file."""
         results = json.loads(self._path.read_text()) if self._path.exists() else {}
         results.setdefault(self._part, []).append(row)
         written = self._path.with_suffix(".part")
         written.write_text(json.dumps(results, indent=1) + "\n")
-        os.replace(written, self._path)  # at no moment is there half a file
+        os.replace(written, self._path)  # the file is never incomplete
         print(self._part, row, flush=True)
 
     def guarded(self, about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
-        """Measure, and write down what was found, or what went wrong: the next figure is measured anyway."""
+        """Measure and record the result or the error; the next figure is measured in both cases."""
         try:
             found = measure()
         except Exception as error:
@@ -378,21 +379,21 @@ PARTS: dict[str, Callable[[Record, Clock], None]] = {
     "launch_microseconds": launch_microseconds,
 }
 LONGEST = {"beside_pytorch": 120.0, "steps": 150.0, "launch_microseconds": 30.0}
-"""Seconds of a part; of the others 100."""
+"""Time limit of a part in seconds; 100 for the others."""
 
 
 def run_parts(
     path: Path, command: list[str], parts: Iterable[str] = tuple(PARTS), seconds: float = SECONDS, grace: float = 30.0
 ) -> None:
-    """Run each part in a process of its own, and write down which of them ended badly."""
+    """Run each part in a separate process, and record the ones that failed."""
     clock, failures = Clock(seconds), Record(path, "failed")
     for part in parts:
         if not clock.allows(part, min(20.0, seconds / 2)):
-            failures.add({"part": part, "why": "left out, for want of time"})
+            failures.add({"part": part, "why": "skipped for lack of time"})
             continue
         longest = min(LONGEST.get(part, 100.0), clock.left)
         try:
-            # A part that keeps to its time ends by itself; one that hangs is ended.
+            # A part ends by itself within its time limit; one that hangs is killed.
             ended = subprocess.run([*command, part, str(longest)], check=False, timeout=longest + grace)
             if ended.returncode:
                 failures.add({"part": part, "why": f"ended with {ended.returncode}"})
@@ -401,8 +402,8 @@ def run_parts(
 
 
 def summary(results: dict[str, Any]) -> str:
-    """The tables for the docs."""
-    lines = ["| parameters | rule | µs | of the copy's bandwidth |", "| --- | --- | --- | --- |"]
+    """Format the tables for the documentation."""
+    lines = ["| parameters | rule | µs | fraction of the copy's bandwidth |", "| --- | --- | --- | --- |"]
     for row in results.get("steps", []):
         if "seconds" in row:
             lines += [
@@ -413,7 +414,7 @@ def summary(results: dict[str, Any]) -> str:
         if "seconds" in row:
             ratios = [row[f"ours_over_{name}"] for name in ("fused", "capturable", "capturable_in_graphs")]
             lines += [f"| {row['size']:,} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"]
-    lines += ["", "| network | contender | s an epoch |", "| --- | --- | --- |"]
+    lines += ["", "| network | contender | s per epoch |", "| --- | --- | --- |"]
     for case in FITS:
         for row in results.get(f"fits, {case}", []):
             if "seconds_an_epoch" in row:
@@ -422,11 +423,11 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def main(name: str) -> None:
-    """Measure everything and write it down."""
+    """Run all parts, and print the summary."""
     if not re.fullmatch(r"[\w.-]+", name):
-        raise SystemExit(f"the machine's name must be of letters, digits, '.', '_' and '-', got {name!r}")
+        raise SystemExit(f"NAME must consist of letters, digits, '.', '_' and '-', got {name!r}")
     if cupy is None or not is_available():
-        raise SystemExit("this needs a GPU, its driver, and the extra `cuda`")
+        raise SystemExit("this benchmark requires a GPU, its driver, and the extra `cuda`")
     path = Path(__file__).parent / "results" / f"gpu-{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)

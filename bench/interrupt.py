@@ -1,7 +1,7 @@
-"""How long Ctrl-C waits: seconds from SIGINT to the return, for whatever runs compiled for long.
+"""Latency of Ctrl-C: seconds from SIGINT to the return, for long-running compiled calls.
 
-Run it by `python -m bench.interrupt`; prints a table in Markdown. Each call is interrupted a few times, at moments
-spread over its first two seconds.
+Run `python -m bench.interrupt`, which prints a Markdown table. Each call is interrupted several times, at different
+moments of its first two seconds.
 """
 
 import os
@@ -22,19 +22,19 @@ Array = NDArray[np.float32]
 
 
 def data(rows: int) -> tuple[Array, Array]:
-    """Noise, of 100 features."""
+    """Generate noise with 100 features."""
     rng = np.random.default_rng(0)
     return rng.standard_normal((rows, 100), np.float32), rng.standard_normal(rows, np.float32)
 
 
 def regressor(**parameters: object) -> MLPRegressor:
-    """A network of which an epoch takes seconds."""
+    """Return a network with epochs that take seconds."""
     model = MLPRegressor(hidden_layer_sizes=HIDDEN, random_state=0, tol=0.0, n_iter_no_change=np.inf)
     return model.set_params(**parameters)
 
 
 def seconds_to_return(call: Callable[[], object], delay: float) -> float:
-    """Seconds from SIGINT, sent `delay` seconds after the call began, to its end; NaN if it ended before."""
+    """Return the seconds from SIGINT, sent `delay` seconds after the start, to the return; NaN if it was not sent."""
     sent = []
 
     def send() -> None:
@@ -55,7 +55,7 @@ def seconds_to_return(call: Callable[[], object], delay: float) -> float:
 
 
 def calls() -> dict[str, Callable[[], object]]:
-    """What is interrupted."""
+    """Return the calls to interrupt."""
     X, y = data(60_000)
     many, targets = data(600_000)
     fitted = regressor(max_iter=1).fit(X[:200], y[:200])
@@ -75,7 +75,7 @@ def main() -> None:
     X, y = data(1_000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for solver in ("adam", "lbfgs"):  # which compiles
+        for solver in ("adam", "lbfgs"):  # compiles
             regressor(solver=solver, max_iter=1).fit(X, y, **({} if solver == "lbfgs" else {"X_val": X, "y_val": y}))
     print("| call | seconds from SIGINT to the return, median | longest |\n| --- | ---: | ---: |")
     for name, call in calls().items():

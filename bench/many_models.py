@@ -1,7 +1,6 @@
-"""Eight models over the same data, in a loop and at once: how many times sooner the ways that exist are done.
+"""Eight models on the same data, fitted one after another or simultaneously: speedups of the methods.
 
-Run it by `python -m bench.many_models [case ...]`. Prints a table in Markdown; the ways take turns, and the median
-of the turns counts.
+Run `python -m bench.many_models [case ...]`, which prints a Markdown table of the median over alternating turns.
 """
 
 import sys
@@ -18,13 +17,13 @@ from bench.bench_mlp import CASES, make_data
 
 MODELS = 8
 ROUNDS = 7
-EPOCHS = {"mid": 2}  # as many as CASES has, but for these
-SLOW = "wide"  # left out unless asked for
+EPOCHS = {"mid": 2}  # overrides the epochs of CASES
+SLOW = "wide"  # only run on request
 
 
 def train(seed, X, y, case, epochs, n_threads=None):
-    """One model, by a seed of its own."""
-    warnings.simplefilter("ignore", ConvergenceWarning)  # here, as processes start with filters of their own
+    """Train a model with the given seed."""
+    warnings.simplefilter("ignore", ConvergenceWarning)  # set here, since each process has its own filters
     model = fastadam.MLPRegressor(hidden_layer_sizes=case.hidden, batch_size=case.batch, max_iter=epochs)
     return model.set_params(tol=0, n_iter_no_change=epochs, random_state=seed, n_threads=n_threads).fit(X, y)
 
@@ -38,13 +37,13 @@ def at_once(backend, jobs, fit):
 
 
 def ways(fit):
-    """What the columns of the table are; the first is what the others are compared with."""
+    """Return the methods, one per column of the table; the others are compared with the first."""
     cores = joblib.cpu_count()
     return {
         "loop": partial(in_a_loop, fit),
-        "loop, one thread a fit": partial(in_a_loop, partial(fit, n_threads=1)),
+        "loop, one thread per fit": partial(in_a_loop, partial(fit, n_threads=1)),
         "threads": partial(at_once, "threading", cores, fit),
-        "threads, one a fit": partial(at_once, "threading", cores, partial(fit, n_threads=1)),
+        "threads, one per fit": partial(at_once, "threading", cores, partial(fit, n_threads=1)),
         "processes": partial(at_once, "loky", cores, fit),
     }
 
@@ -61,7 +60,7 @@ def row(name):
     epochs = EPOCHS.get(name, case.epochs)
     works = ways(partial(train, X=X, y=y, case=case, epochs=epochs)).values()
     rounds = [[seconds_of(work) for work in works] for _ in range(1 + ROUNDS)]
-    _, *counted = rounds  # in the first, kernels are compiled or loaded, and processes start
+    _, *counted = rounds  # the first round compiles or loads kernels, and starts processes
     loop, *others = map(median, zip(*counted, strict=True))
     layers = "-".join(map(str, (case.features, *case.hidden, 1)))
     cells = [f"{layers}, {case.batch}", f"{1000 * loop / MODELS:.0f}", *(f"{loop / other:.2f}" for other in others)]
@@ -70,7 +69,7 @@ def row(name):
 
 def main(names):
     _, *others = ways(train)
-    print("|", " | ".join(["layers, batch", "ms a model, loop", *others]), "|")
+    print("|", " | ".join(["layers, batch", "ms per model, loop", *others]), "|")
     print("| --- " * (2 + len(others)) + "|")
     for name in names or [name for name in CASES if name != SLOW]:
         print(row(name), flush=True)

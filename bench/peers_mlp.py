@@ -1,7 +1,7 @@
-"""The training of `bench_mlp.py` in PyTorch and in JAX, each written as its users write it to be fast.
+"""The training of `bench_mlp.py` in PyTorch and JAX, each written for speed in the usual style of the library.
 
-Each function returns the work of one fit, which starts from new parameters and returns the mean loss of its last epoch.
-Both decay biases too: to leave these out would cost them time.
+Each function returns a fit, which starts from new parameters and returns the mean loss of the last epoch. Both also
+decay the biases, since excluding them would take additional time.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ LEARNING_RATE, L2 = 1e-3, 1e-4  # the defaults of scikit-learn and fastadam
 
 
 def torch_fit(X, y, hidden, batch, epochs):
-    """An eager loop over the batches, with the fused step."""
+    """Return a fit with an eager loop over the batches and the fused step."""
     import torch
     from torch import nn
 
@@ -33,7 +33,7 @@ def torch_fit(X, y, hidden, batch, epochs):
 
     def fit():
         network = new_network()
-        # PyTorch's loss is twice scikit-learn's, and so must the penalty be. Adam does not notice.
+        # PyTorch's loss is twice scikit-learn's, so the penalty is doubled too. Adam is invariant to this factor.
         optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, weight_decay=2 * L2 / batch, fused=True)
         for _ in range(epochs):
             total = sum(train_on(rows, network, optimizer) for rows in torch.randperm(len(X)).split(batch))
@@ -43,7 +43,7 @@ def torch_fit(X, y, hidden, batch, epochs):
 
 
 def jax_fit(X, y, hidden, batch, epochs):
-    """An epoch in one jitted call: a scan over the full batches, then the short one."""
+    """Return a fit with each epoch in one jitted call: a scan over the full batches, then the last batch."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -73,7 +73,7 @@ def jax_fit(X, y, hidden, batch, epochs):
         return (optax.apply_updates(network, updates), moments), loss * rows.size
 
     @partial(jax.jit, donate_argnums=0)
-    def run_epoch(state, key, inputs, targets):  # the data are arguments: closed over, they would be compiled in
+    def run_epoch(state, key, inputs, targets):  # data in a closure would be compiled in
         train = partial(train_on, inputs, targets)
         key, shuffle = jax.random.split(key)
         order = jax.random.permutation(shuffle, len(X))

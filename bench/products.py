@@ -1,6 +1,6 @@
-"""The matrix products of small networks, in GFLOP/s: fastadam's own beside NumPy's BLAS, on one thread.
+"""Matrix products of small networks in GFLOP/s: fastadam and NumPy's BLAS, on one thread.
 
-Run it by `python bench/products.py [float32 | float64]`. Prints a table in Markdown; the two take turns.
+Run `python bench/products.py [float32 | float64]`, which prints a Markdown table. The two are measured in turns.
 """
 
 import sys
@@ -16,7 +16,7 @@ from fastadam.cpu.network import panel_size
 SHAPES = [(32, 20, 64), (32, 64, 64), (100, 10, 64), (100, 64, 64), (200, 64, 64), (128, 256, 256), (256, 1024, 1024)]
 SECONDS = 0.02
 
-# As the kernels of the package, but in no cache on disk: that one would not see an edit of this file.
+# Like the kernels of the package, but without the disk cache, which would not notice an edit of this file.
 compiled = numba.njit(error_model="numpy", nogil=True)
 
 

@@ -1,10 +1,10 @@
-"""Where a training step's time goes: a lane's parts, each in a loop of its own over the function that training runs.
+"""Profile of a training step: the parts of a slice, each in a separate loop over the function that training runs.
 
-Run it by `python -m bench.profile_step [case]`; the cases are those of `bench_mlp.py`. Prints a table in Markdown. All
-is float32, and of one thread.
+Run `python -m bench.profile_step [case]` with a case of `bench_mlp.py`. The script prints a Markdown table for float32
+and one thread.
 
-A part in a loop finds its data in the nearest cache, where a step finds some of it farther away. What that costs shows
-in the last row, a lane in one go.
+A part that runs in a loop finds its data in the nearest cache, whereas a step finds some of them further away. The last
+row, a whole slice, shows the difference.
 """
 
 import sys
@@ -31,7 +31,7 @@ from fastadam.cpu.matmul import VECTOR_BYTES, _VectorCode, matmul, matmul_transp
 from fastadam.cpu.team import open_phase
 from fastadam.cpu.update import UPDATE
 from fastadam.formulas import rules
-from fastadam.formulas.network import Update
+from fastadam.formulas.network import Update, shapes_of
 from fastadam.formulas.step import StepSpec
 from fastadam.optimizers.adam import Adam
 
@@ -40,16 +40,16 @@ Loop = Callable[[int], object]
 
 SECONDS = 0.02
 ROUNDS = 7
-CHAINS = 12  # enough for two units of four cycles each, and with their factor no more than 16 registers
+CHAINS = 12  # enough for two units with a latency of four cycles; with their factor at most 16 registers
 
-# As the kernels of the package, but in no cache on disk: that one would not see an edit of this file.
+# Like the kernels of the package, but without the disk cache, which would not notice an edit of this file.
 compiled = numba.njit(error_model="numpy", nogil=True)
 
 relu, relu_backward, identity = forward_kernel("relu"), backward_kernel("relu"), forward_kernel("identity")
 squared_error = loss_kernel("squared_error")
 
 
-# --- the loops: each turn does over again what the one before did, on data of which the compiler knows nothing --------
+# --- the loops: each iteration repeats the preceding one, on data unknown to the compiler -----------------------------
 
 
 @compiled
@@ -133,12 +133,12 @@ def update(job, threads, control, calls):
 
 @intrinsic
 def _multiply_and_add(typingctx, values, times):
-    """Run independent chains of multiply-adds in registers, which keep every unit of the core busy."""
+    """Run independent chains of multiply-adds in registers, which use every unit of the core."""
 
     def codegen(context, builder, signature, arguments):
         code = _VectorCode(context, builder, signature.args[0].dtype)
         places = [
-            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.slices))
+            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.lanes))
             for chain in range(CHAINS)
         ]
         factor = code.load(places[0])
@@ -158,23 +158,23 @@ def multiply_and_add(values, times):
     _multiply_and_add(values, times)
 
 
-# --- what they run on ---------------------------------------------------------------------------------------------
+# --- their data -----------------------------------------------------------------------------------------------------
 
 
 class Part(NamedTuple):
     name: str
     loops: list[Loop]
     operations: int = 0
-    """Floating-point operations, of a matrix product."""
+    """Number of floating-point operations, if the part is a matrix product."""
 
 
 class Block(NamedTuple):
-    """Rows that go through the network together, with views of a job's working memory as the passes cut it."""
+    """Rows that pass through the network together, with views of the working memory that the passes use."""
 
     rows: Array
     activations: list[Array]
     deltas: list[Array]
-    """Those of the output take the place of its activations."""
+    """Deltas of each layer; those of the output replace its activations."""
     weights: list[Array]
     biases: list[Array]
     weight_gradients: list[Array]
@@ -182,9 +182,9 @@ class Block(NamedTuple):
 
 
 def engine_of(case: Case) -> Engine:
-    """An engine that has made one step, with all lanes on one thread."""
+    """Return an engine that has performed one step, with all slices on one thread."""
     X, y, *_ = make_data(case)
-    params = FlatBuffer.zeros(network.shapes_of([case.features, *case.hidden, 1]), np.float32)
+    params = FlatBuffer.zeros(shapes_of([case.features, *case.hidden, 1]), np.float32)
     rng = np.random.default_rng(0)
     for array in params.values():
         array[:] = rng.standard_normal(array.shape) / np.sqrt(len(array))
@@ -193,13 +193,13 @@ def engine_of(case: Case) -> Engine:
     group = optimizer.stepper.group_settings(0)
     adam = Update(StepSpec(rules.ADAM_HAT, "coupled"), optimizer.stepper.state_addresses, group)
     engine = Engine(params, layout, samples, "squared_error", adam, case.batch, case.batch, 1, alpha=1e-4)
-    engine.optimizer = optimizer  # whose state lies where the engine writes
+    engine.optimizer = optimizer  # keeps the state alive, which the engine writes to
     engine.epoch(rng.permutation(case.n)[: case.batch], 0, group)
     return engine
 
 
 def block_of(job: Job) -> Block:
-    """The first rows of a batch: a lane, or as much of it as goes through the network at a time."""
+    """Return the first rows of a batch: a slice, or the part of it that passes through the network at a time."""
     slices = slices_of(job.batch_size, job.p.size)
     rows = job.order[: min(job.batch_size // slices, network.BLOCK_ROWS)]
     parameters, gradients = parameters_of(job.layout, job.p), parameters_of(job.layout, job.g[0, 0])
@@ -207,7 +207,7 @@ def block_of(job: Job) -> Block:
 
 
 def memory_of(layout: network.Layout, work: Array, n: int) -> tuple[list[Array], list[Array]]:
-    """Views of the activations of n rows, and of the deltas: behind them, in two areas by turns."""
+    """Return views of the activations of n rows, and of the deltas, which follow in two alternating areas."""
     sizes = n * layout.columns
     ends = np.cumsum(sizes)
     activations = [work[end - size : end].reshape(n, -1) for end, size in zip(ends, sizes, strict=True)]
@@ -217,14 +217,14 @@ def memory_of(layout: network.Layout, work: Array, n: int) -> tuple[list[Array],
 
 
 def parameters_of(layout: network.Layout, flat: Array) -> tuple[list[Array], list[Array]]:
-    """Views of the weights and of the biases."""
+    """Return views of the weights and of the biases."""
     shapes = list(pairwise(layout.units))
     weights = [flat[at : at + m * n].reshape(m, n) for at, (m, n) in zip(layout.weights, shapes, strict=True)]
     return weights, [flat[at : at + n] for at, (_, n) in zip(layout.biases, shapes, strict=True)]
 
 
 def parts_of(job: Job, block: Block) -> list[Part]:
-    """What a lane does, in the order in which it does it; passes over elements are one part for all layers."""
+    """Return the parts of a slice in their order; elementwise passes are one part for all layers."""
     units, panel = job.layout.units, job.panel[0]
     rows, A, D, W, b, G, g = block
     layers = range(len(W))
@@ -254,11 +254,11 @@ def parts_of(job: Job, block: Block) -> list[Part]:
     ]
 
 
-# --- how long they take -------------------------------------------------------------------------------------------
+# --- their times ----------------------------------------------------------------------------------------------------
 
 
 def best_seconds(loop: Loop, prepare: Callable[[], object]) -> float:
-    """Seconds of a call inside the loop, in the best round. Before each one, everything is put as a step finds it."""
+    """Return the seconds per iteration in the best round; `prepare` restores the data before each round."""
     prepare()
     loop(1)  # compiles
     calls = max(1, int(SECONDS / seconds_of(loop, 1)))
@@ -276,13 +276,13 @@ def seconds_of(loop: Loop, calls: int) -> float:
 
 
 def peak_rate() -> float:
-    """Floating-point operations a second that one core can do at most: multiply-adds of the widest vectors."""
+    """Return the maximum floating-point operations per second of a core: multiply-adds of the widest vectors."""
     values = np.full(CHAINS * VECTOR_BYTES // 4, 0.5, np.float32)
     return 2 * values.size / best_seconds(lambda calls: multiply_and_add(values, calls), lambda: None)
 
 
 def measure_parts(job: Job, control: Array, block: Block, threads: int) -> tuple[list[tuple[Part, float]], float]:
-    """Seconds of each part, the update last; and of the block in one go."""
+    """Return the seconds of each part, with the update last, and of the whole block."""
     whole = partial(run_block, job, block.rows, float(job.batch_size))
     refill = partial(whole, 1)
     times = [(part, sum(best_seconds(loop, refill) for loop in part.loops)) for part in parts_of(job, block)]
@@ -304,13 +304,13 @@ def print_profile(name: str) -> None:
 
 def print_table(times: list[tuple[Part, float]], in_one_go: float, peak: float) -> None:
     total, operations = sum(seconds for _, seconds in times), sum(part.operations for part, _ in times)
-    print("| part | µs | % | at least, µs |\n| --- | ---: | ---: | ---: |")
+    print("| part | µs | % | minimum, µs |\n| --- | ---: | ---: | ---: |")
     for part, seconds in times:
         print_row(part.name, seconds, total, part.operations / peak)
     print_row("sum", total, total, operations / peak)
-    print_row("in one go, without the update", in_one_go, total, operations / peak)
+    print_row("whole, without the update", in_one_go, total, operations / peak)
     print(
-        f"\nAt least: the {operations / 1e6:,.2f} million operations of the products at {peak / 1e9:.0f} GFLOP/s, "
+        f"\nMinimum: the {operations / 1e6:,.2f} million operations of the products at {peak / 1e9:.0f} GFLOP/s, "
         "which the core reaches in registers."
     )
 

@@ -1,7 +1,7 @@
-"""A step of lazy Adam, and how many times as long its peers take: NumPy, PyTorch's SparseAdam, and dense Adam.
+"""A step of lazy Adam, and the relative times of NumPy, PyTorch's SparseAdam, and dense Adam.
 
-Run it by `python -m bench.rows_step`. Prints a table in Markdown; two take turns at a time. Without PyTorch its column
-is empty.
+Run `python -m bench.rows_step`, which prints a Markdown table. Two implementations are measured in turns at a time. The
+column of PyTorch is empty if it is not installed.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ CASES += [(10_000, 4096, "zipf"), (1_000_000, 4096, "zipf")]
 
 
 def dense_step(table, batches):
-    """Dense Adam over the whole table, with the gradients already in place."""
+    """Return a step of dense Adam on the whole table, with dense gradients."""
     optimizer = fastadam.Adam(table.copy(), epsilon_hat=True)
     grads = np.zeros_like(table)
     for rows, g in batches:
@@ -42,7 +42,7 @@ def row(n_rows, k, frequencies):
 
 
 def main():
-    print("| rows | k | frequencies | distinct | µs a step | NumPy | SparseAdam | dense Adam | with catch_up |")
+    print("| rows | k | frequencies | distinct | µs per step | NumPy | SparseAdam | dense Adam | with catch_up |")
     print("| --- " * 9 + "|")
     for case in CASES:
         print(row(*case), flush=True)

@@ -1,14 +1,14 @@
-"""Errors of `presets.tabular_regressor` on real tables, beside scikit-learn's defaults, and the CPU seconds of a fit.
+"""Errors and CPU seconds of `presets.tabular_regressor` on real tables, compared with scikit-learn's defaults.
 
-Run it by `python -m bench.tabular UCI_DATASETS HOUSING_CSV [TABLE ...]`: a checkout of
-https://github.com/treforevans/uci_datasets, and housing/housing.csv of https://github.com/ageron/data. Two more tables
-come with scikit-learn and plotnine. Prints a table in Markdown: the root mean squared error over the standard deviation
-of y, the mean over repeated cross-validation. Everything runs on one thread.
+Run `python -m bench.tabular UCI_DATASETS HOUSING_CSV [TABLE ...]` with a checkout of
+https://github.com/treforevans/uci_datasets and the file housing/housing.csv of https://github.com/ageron/data. Two more
+tables are part of scikit-learn and plotnine. The script prints a Markdown table of the root mean squared error over the
+standard deviation of y, averaged over repeated cross-validation. Everything runs on one thread.
 """
 
 import os
 
-if __name__ == "__main__":  # and not where asv looks for benchmarks
+if __name__ == "__main__":  # but not when asv discovers benchmarks
     os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 import sys
@@ -30,14 +30,14 @@ from threadpoolctl import threadpool_limits
 
 from fastadam.presets import tabular_regressor
 
-ROWS = 4000  # of a larger table, so many at random
+ROWS = 4000  # number of random rows of a larger table
 TUNED_ON = ("airfoil", "wine", "protein")  # the preset's settings were chosen on the first 3,000 rows of these
 
 
 def uci(name, folder, housing):
     table = np.loadtxt(folder / "uci_datasets" / name / "data.csv.gz", delimiter=",")
     X, y = table[:, :-1], table[:, -1]
-    return (X[:, :-2] if name == "bike" else X), y  # which has y in two parts there: casual and registered users
+    return (X[:, :-2] if name == "bike" else X), y  # these two columns add up to y: casual and registered users
 
 
 def diabetes(folder, housing):
@@ -79,7 +79,7 @@ MODELS = {
 
 
 def cross_validated(model, X, y):
-    """The mean error and the mean CPU seconds of a fit."""
+    """Return the mean error and the mean CPU seconds of a fit."""
     errors, seconds = [], []
     for train, test in RepeatedKFold(n_splits=5, n_repeats=2, random_state=0).split(X):
         start = time.process_time()

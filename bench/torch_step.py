@@ -1,7 +1,7 @@
-"""Optimizer steps over PyTorch's: how many times as long the same step takes there.
+"""Optimizer steps compared with PyTorch's: the time of PyTorch's step over that of the same step of fastadam.
 
-Run it by `python -m bench.torch_step`, where PyTorch is installed and nothing else runs. Prints a table in Markdown:
-the two take turns, and each figure is the median of the turns' ratios.
+Run `python -m bench.torch_step` on an idle machine; it requires PyTorch. The script prints a Markdown table of the
+median ratios over alternating turns.
 """
 
 import os
@@ -20,13 +20,13 @@ MAX_NORM, EMA_DECAY, WEIGHT_DECAY = 1.0, 0.999, 0.01
 
 
 def gradients(count, size):
-    """Arrays that no step makes small enough to be denormal."""
+    """Return gradients large enough that no moment becomes denormal."""
     rng = np.random.default_rng(0)
     return [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
 
 
 def torch_parameters(grads):
-    """Parameters with gradients in memory of their own."""
+    """Return parameters whose gradients are copies in separate memory."""
     parameters = []
     for grad in grads:
         parameters.append(torch.nn.Parameter(torch.ones(grad.shape)))
@@ -35,7 +35,7 @@ def torch_parameters(grads):
 
 
 def everything(size):
-    """One step with clipping, decoupled decay, an average of the parameters, and zeros in the gradient at its end."""
+    """Measure a step with clipping, decoupled weight decay, averaging of the parameters and zeroing of the gradient."""
     (source,) = gradients(1, size)
     array, grad = np.ones_like(source), np.empty_like(source)
     ours = fastadam.AdamW(array, weight_decay=WEIGHT_DECAY, max_norm=MAX_NORM, ema_decay=EMA_DECAY, zero_grad=True)
@@ -45,7 +45,7 @@ def everything(size):
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
     )
-    average.update_parameters(model)  # the first only copies
+    average.update_parameters(model)  # the first update only copies
 
     def their_step():
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
@@ -66,18 +66,18 @@ def everything(size):
         ratios.append(other / mine)
     np.testing.assert_allclose(array, model[0].detach().numpy(), rtol=1e-4)
     np.testing.assert_allclose(ours.state["ema"], average.module[0].detach().numpy(), rtol=1e-4)
-    return median(ratios[1:])  # the first compiles
+    return median(ratios[1:])  # the first round compiles
 
 
 def arrays(count, size):
-    """`fastadam.Adam` over a list of arrays."""
+    """Measure `fastadam.Adam` on a list of arrays."""
     grads = gradients(count, size)
     ours = fastadam.Adam([np.ones_like(grad) for grad in grads])
     return 1 / ratio(lambda: ours.step(grads), torch.optim.Adam(torch_parameters(grads), fused=True).step, ROUNDS)
 
 
 def tensors(count, size):
-    """`fastadam.interop.torch.Adam` over PyTorch's parameters."""
+    """Measure `fastadam.interop.torch.Adam` on PyTorch's parameters."""
     grads = gradients(count, size)
     ours = interop.Adam(torch_parameters(grads))
     return 1 / ratio(ours.step, torch.optim.Adam(torch_parameters(grads), fused=True).step, ROUNDS)
@@ -96,7 +96,7 @@ ROWS = [
 
 def main():
     print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, load {os.getloadavg()[0]:.1f}\n")
-    print("| one step | ours | PyTorch, fused, over ours | wanted |\n| --- | --- | ---: | ---: |")
+    print("| step | fastadam | fused PyTorch over fastadam | goal |\n| --- | --- | ---: | ---: |")
     for what, ours, measure, sizes, wanted in ROWS:
         print(f"| {what} | {ours} | {measure(*sizes):.2f} | {wanted} |", flush=True)
 

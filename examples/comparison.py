@@ -1,15 +1,16 @@
-"""All optimizers of the family on three problems, in one figure: what each does with the rate that suits it best.
+"""Comparison of all optimizers on three problems in one figure, each with its best learning rate.
 
 Two problems have two parameters, so that the paths can be drawn: Rosenbrock's curved valley, and an ellipse 50 times as
-steep in one direction as in the other. The third is a network of layers 10-64-64-1, trained on 1,600 samples: on all of
-them in each step, but for stochastic gradient descent, which takes 16 steps an epoch on a hundred each.
+steep in one direction as in the other. The third is a network with layers 10-64-64-1, trained on 1,600 samples. Each
+step uses all samples, except for stochastic gradient descent, which performs 16 steps per epoch on 100 samples each.
 
-Every optimizer tries the same few rates on each problem, and the best counts: that with which it is soonest close to
-the minimum and stays there, or, of the network, with which the mean of the loss's logarithm over the last tenth of the
-epochs is lowest. All else is left at its default, but for a momentum of 0.9 where there is one.
+Every optimizer tries the same rates on each problem, and the best is shown: on the surfaces, the rate with which it
+reaches the neighbourhood of the minimum first and stays there; for the network, the rate with the lowest mean logarithm
+of the loss over the last tenth of the epochs. All other settings are defaults, with a momentum of 0.9 where there is
+one.
 
-Run it by `python examples/comparison.py`, where matplotlib is installed; it takes up to a minute, prints a table, and
-writes `docs/images/comparison.png`.
+Run `python examples/comparison.py`, which requires matplotlib. It takes up to a minute, prints a table, and writes
+`docs/images/comparison.png`.
 """
 
 from collections.abc import Callable
@@ -38,30 +39,30 @@ from fastadam.optimizers.sgd import SGD
 Array = NDArray[Any]
 
 FAMILIES: dict[str, dict[str, Callable[..., Any]]] = {
-    "One rate for all parameters": {
+    "A single rate for all parameters": {
         "gradient descent": SGD,
         "SGD": SGD,
         "momentum": partial(SGD, momentum=0.9),
         "Nesterov": partial(SGD, momentum=0.9, nesterov=True),
     },
-    "A rate for each parameter": {"Adagrad": Adagrad, "RMSprop": RMSprop, "Adadelta": Adadelta},
-    "Both: Adam and its closest kin": {
+    "A rate per parameter": {"Adagrad": Adagrad, "RMSprop": RMSprop, "Adadelta": Adadelta},
+    "Adam and its closest variants": {
         "Adam": Adam,
         "AdamW": AdamW,
         "AMSGrad": partial(Adam, amsgrad=True),
         "Adamax": Adamax,
     },
-    "Adam, varied further": {"NAdam": NAdam, "RAdam": RAdam, "Lion": Lion},
+    "Further variants of Adam": {"NAdam": NAdam, "RAdam": RAdam, "Lion": Lion},
 }
 BATCHES = {"SGD": 100}
-"""Samples a step of the network's training, where not all. The surfaces have none, hence are left out there."""
+"""Samples per step of training the network, if not all. Optimizers listed here are not run on the surfaces."""
 RATES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#000000"]
-"""Four of Okabe and Ito's, who chose them to be told apart by everyone."""
+"""Four colours of Okabe and Ito's palette, which is suitable for colour-blind readers."""
 LINE_WIDTHS = [3.8, 2.6, 1.6, 0.8]
-"""Falling, so that a line that covers another leaves its edges visible."""
+"""Decreasing, so that a line drawn over another leaves the edges of the latter visible."""
 LEFT, WIDTH, GAP = 0.025, 0.217, 0.027
-"""Of the columns, in parts of the figure."""
+"""Left margin, width and gap of the columns, as fractions of the figure."""
 
 
 # --- problems of two parameters ---------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ LEFT, WIDTH, GAP = 0.025, 0.217, 0.027
 
 @dataclass(frozen=True)
 class Surface:
-    """A function of two parameters, with its gradient, and the part of the plane to draw."""
+    """Function of two parameters, with its gradient and the region to draw."""
 
     name: str
     value: Callable[[Array, Array], Array]
@@ -80,7 +81,7 @@ class Surface:
     y: tuple[float, float]
     levels: Array
     goal: float
-    """The value that counts as arrived."""
+    """Value of the function below which an optimizer has arrived."""
 
 
 ROSENBROCK = Surface(
@@ -109,7 +110,7 @@ ELLIPSE = Surface(
 
 @dataclass(frozen=True)
 class Walk:
-    """Where an optimizer went with a rate, and after how many steps it was there for good; none if it never was."""
+    """Path of an optimizer with a rate, and the steps until it arrived and stayed, or None if it did not."""
 
     rate: float
     path: Array
@@ -118,13 +119,13 @@ class Walk:
 
 
 def walk(surface: Surface, make: Callable[..., Any], rate: float, steps: int) -> Walk:
-    """Take the steps."""
+    """Take the steps of an optimizer on a surface."""
     p, g, path = np.array(surface.start), np.empty(2), np.empty((steps + 1, 2))
     optimizer = make(p, lr=rate)
     path[0] = p
     for t in range(1, steps + 1):
         x, y = p.tolist()
-        if not abs(x) + abs(y) < 1e3:  # hopeless
+        if not abs(x) + abs(y) < 1e3:  # diverging
             return Walk(rate, path[:t], None, np.inf)
         g[:] = surface.gradient(x, y)
         optimizer.step(g)
@@ -135,7 +136,7 @@ def walk(surface: Surface, make: Callable[..., Any], rate: float, steps: int) ->
 
 
 def best_walk(surface: Surface, make: Callable[..., Any], steps: int) -> Walk:
-    """The walk that arrives first; if none does, that which ends lowest."""
+    """Return the walk that arrives first or, if none arrives, the one that ends lowest."""
     walks = [walk(surface, make, rate, steps) for rate in RATES]
     return min(walks, key=lambda walk: (walk.steps or steps + 1, walk.value))
 
@@ -144,7 +145,7 @@ def best_walk(surface: Surface, make: Callable[..., Any], steps: int) -> Walk:
 
 
 class Network:
-    """Layers 10-64-64-1 with ReLU, their parameters in one flat buffer and their gradient in another."""
+    """Layers 10-64-64-1 with ReLU, with parameters in one flat buffer and gradients in another."""
 
     def __init__(self, samples: int = 1600) -> None:
         X, y = make_regression(n_samples=2000, n_features=10, noise=0.1, random_state=42)
@@ -153,7 +154,7 @@ class Network:
         self.y = StandardScaler().fit_transform(y)[:samples].astype(np.float32)
 
     def initial(self) -> FlatBuffer:
-        """The same random weights for every optimizer."""
+        """Return random weights, the same for every optimizer."""
         random, sizes = np.random.default_rng(0), [10, 64, 64, 1]
         params: dict[str, Array] = {}
         for k, (before, after) in enumerate(pairwise(sizes)):
@@ -162,7 +163,7 @@ class Network:
         return FlatBuffer.from_arrays(params)
 
     def loss_and_gradient(self, p: FlatBuffer, g: FlatBuffer, samples: Any = slice(None)) -> float:
-        """The mean squared error of some samples, or of all, whose gradient is written into `g`."""
+        """Return the mean squared error of some or all samples, and write its gradient into `g`."""
         X, y = self.X[samples], self.y[samples]
         first = np.maximum(X @ p["W0"] + p["b0"], 0)
         second = np.maximum(first @ p["W1"] + p["b1"], 0)
@@ -178,25 +179,25 @@ class Network:
 
 @dataclass(frozen=True)
 class Training:
-    """The loss of all samples before each epoch."""
+    """Loss of all samples before each epoch."""
 
     rate: float
     losses: Array
 
     @property
     def score(self) -> float:
-        """What the loss is in the end, apart from its ups and downs."""
+        """Mean logarithm of the final losses, which averages out their fluctuations."""
         last = self.losses[-max(len(self.losses) // 10, 1) :]
         return float(np.log(last).mean()) if np.isfinite(self.losses).all() else np.inf
 
 
 def best_training(network: Network, make: Callable[..., Any], epochs: int, batch: int | None = None) -> Training:
-    """The training that ends lowest."""
+    """Return the training with the lowest final loss."""
     return min((train(network, make, rate, epochs, batch) for rate in RATES), key=lambda training: training.score)
 
 
 def train(network: Network, make: Callable[..., Any], rate: float, epochs: int, batch: int | None = None) -> Training:
-    """Train by a step on all samples an epoch, or by steps on batches; give up where the loss has become hopeless."""
+    """Train with one step per epoch on all samples, or with steps on batches; stop if the loss diverges."""
     params, random = network.initial(), np.random.default_rng(0)
     grads, losses = params.like(), np.full(epochs, np.inf)
     optimizer = make(params, lr=rate)
@@ -219,7 +220,7 @@ def train(network: Network, make: Callable[..., Any], rate: float, epochs: int, 
 
 @dataclass(frozen=True)
 class Results:
-    """For each problem the best that each optimizer did."""
+    """Best result of each optimizer on each problem."""
 
     rosenbrock: dict[str, Walk]
     ellipse: dict[str, Walk]
@@ -227,7 +228,7 @@ class Results:
 
 
 def compare(steps: int = 2000, epochs: int = 200, samples: int = 1600) -> Results:
-    """Let all of them try all rates."""
+    """Run all optimizers with all rates."""
     makers = {name: make for family in FAMILIES.values() for name, make in family.items()}
     on_surfaces = {name: make for name, make in makers.items() if name not in BATCHES}
     network = Network(samples)
@@ -240,17 +241,17 @@ def compare(steps: int = 2000, epochs: int = 200, samples: int = 1600) -> Result
 
 
 def draw(results: Results) -> Figure:
-    """A column for each family, a row for each problem."""
+    """Draw a column per family and a row per problem."""
     figure = Figure(figsize=(15, 13))
     rates = ", ".join(f"{rate:g}" for rate in RATES)
     title = f"Thirteen optimizers on three problems, each with the best of the rates {rates}"
     figure.text(LEFT, 0.975, title, fontsize=16)
-    steps = "The paths from the circle to the star, and after how many steps the function stays below"
-    errors = "Its error before each step on all samples (SGD is gradient descent by 16 batches); in grey, the others'."
+    steps = "Paths from the circle to the star, and the number of steps after which the function stays below"
+    errors = "Error before each epoch (SGD is gradient descent on 16 batches); the other optimizers in grey."
     for top, text in (
         (0.885, f"{ROSENBROCK.name}. {steps} {ROSENBROCK.goal:g}."),
         (0.565, f"{ELLIPSE.name}. {steps} {ELLIPSE.goal:g}."),
-        (0.265, f"A network of layers 10-64-64-1. {errors}"),
+        (0.265, f"A network with layers 10-64-64-1. {errors}"),
     ):
         figure.text(LEFT, top + 0.01, text, fontsize=13, color="#404040")
     for column, (family, members) in enumerate(FAMILIES.items()):
@@ -263,7 +264,7 @@ def draw(results: Results) -> Figure:
 
 
 def draw_paths(axes: Axes, surface: Surface, walks: dict[str, Walk], colours: dict[str, str]) -> None:
-    """The function's contours, and the way of each optimizer of a family until it arrived."""
+    """Draw the contours of the function, and the path of each optimizer of a family until it arrived."""
     x, y = np.meshgrid(np.linspace(*surface.x, 300), np.linspace(*surface.y, 300))
     axes.contour(x, y, surface.value(x, y), levels=surface.levels, colors="#c8c8c8", linewidths=0.7)
     colours = {name: colour for name, colour in colours.items() if name in walks}
@@ -289,7 +290,7 @@ def draw_paths(axes: Axes, surface: Surface, walks: dict[str, Walk], colours: di
 
 
 def draw_losses(axes: Axes, trainings: dict[str, Training], colours: dict[str, str]) -> None:
-    """The family's losses, each named at its end, in front of all others."""
+    """Draw the losses of a family, each labelled at its end, in front of all others."""
     for training in trainings.values():
         axes.semilogy(training.losses, color="#d8d8d8", linewidth=0.8)
     for name, width in zip(colours, LINE_WIDTHS, strict=False):
@@ -305,7 +306,7 @@ def draw_losses(axes: Axes, trainings: dict[str, Training], colours: dict[str, s
 
 
 def spread(heights: dict[str, float], gap: float) -> dict[str, float]:
-    """Move labels apart as little as needed: those that would touch share the room around their mean."""
+    """Move labels apart as little as needed: overlapping ones are spread evenly around their mean."""
     clusters: list[list[str]] = [[name] for name in sorted(heights, key=lambda name: heights[name])]
 
     def centre(cluster: list[str]) -> float:
@@ -327,7 +328,7 @@ def spread(heights: dict[str, float], gap: float) -> dict[str, float]:
 
 
 def report(results: Results) -> str:
-    """A line for each optimizer: the steps on the surfaces and the network's loss in the end, each with its rate."""
+    """Return a line per optimizer: steps on the surfaces and final loss of the network, each with its rate."""
     headings = ("Rosenbrock: steps", "ellipse: steps", "network: loss")
     lines = [" " * 17 + "".join(f" {heading:>17} {'rate':>6}" for heading in headings)]
     for name, training in results.network.items():
@@ -339,7 +340,7 @@ def report(results: Results) -> str:
 
 
 def main(path: Path = Path("docs/images/comparison.png")) -> None:
-    """Compare and draw."""
+    """Run the comparison and draw the figure."""
     results = compare()
     print(report(results))
     draw(results).savefig(path, dpi=110)

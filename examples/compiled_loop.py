@@ -1,11 +1,11 @@
-"""Training loops that are compiled as a whole, with fastadam's kernels inside: a tiny GAN, and a pole kept upright.
+"""Training loops compiled as a whole around the kernels of fastadam: a small GAN, and a policy that balances a pole.
 
-Where the parts of a step take a microsecond, calling them from Python takes longer. The functions of `fastadam.kernels`
-may therefore be called from your own `@numba.njit` code, and the whole loop be compiled. Both loops below, `train_gan`
-and `train_policy`, are plain functions that call compiled ones: as they are, Python makes each call; compiled, they
-train the same model to the last bit, sooner.
+If the parts of a step take a microsecond, calling them from Python takes longer. The functions of `fastadam.kernels`
+can therefore be called from `@numba.njit` code, so that the whole loop is compiled. Both loops below, `train_gan` and
+`train_policy`, are plain functions that call compiled functions. Run as they are, each call is made by Python;
+compiled, they train the same model bit for bit, but faster.
 
-Run it by `python examples/compiled_loop.py`; most of its ten seconds are spent to compile.
+Run `python examples/compiled_loop.py`. It takes ten seconds, most of them for compilation.
 """
 
 import math
@@ -25,13 +25,13 @@ Array = NDArray[np.float64]
 
 @numba.njit
 def seed(number: int) -> None:
-    """Seed the random numbers of compiled code, which are not those of NumPy."""
+    """Seed the random generator of compiled code, which is separate from that of NumPy."""
     np.random.seed(number)
 
 
 @numba.njit
 def sigmoid(x):
-    """From a logit to a probability."""
+    """Convert a logit to a probability."""
     return 1 / (1 + math.exp(-x))
 
 
@@ -39,12 +39,12 @@ def sigmoid(x):
 
 UNITS = 16
 SIZE = 3 * UNITS + 1
-"""All parameters are in one flat array: the units' weights, their biases, the output's weights and its bias."""
+"""Size of the flat array of parameters: weights and biases of the units, weights and bias of the output."""
 
 
 @numba.njit
 def output(p, x):
-    """What the network of parameters `p` makes of the number `x`."""
+    """Return the output of the network with parameters `p` for the number `x`."""
     total = p[3 * UNITS]
     for j in range(UNITS):
         total += p[2 * UNITS + j] * math.tanh(p[j] * x + p[UNITS + j])
@@ -53,7 +53,7 @@ def output(p, x):
 
 @numba.njit
 def backward(p, x, slope, g):
-    """Add the gradient of `slope * output(p, x)` to `g`, and return the derivative by `x`."""
+    """Add the gradient of `slope * output(p, x)` to `g`, and return the derivative with respect to `x`."""
     slope_x = 0.0
     g[3 * UNITS] += slope
     for j in range(UNITS):
@@ -67,7 +67,7 @@ def backward(p, x, slope, g):
 
 
 def new_network(random: np.random.Generator) -> Array:
-    """Random parameters: units that bend at different places."""
+    """Return random parameters, with units centred at different places."""
     p = random.normal(size=SIZE)
     p[2 * UNITS :] /= math.sqrt(UNITS)
     return p
@@ -80,19 +80,19 @@ BATCH = 8
 
 @numba.njit
 def real() -> float:
-    """A number from the distribution that is to be learned."""
+    """Draw a number from the distribution to be learned."""
     return np.random.normal(2.0 if np.random.random() < 0.5 else -2.0, 0.5)
 
 
 @numba.njit
 def fake(generator):
-    """A number from the generator."""
+    """Draw a number from the generator."""
     return output(generator, np.random.normal())
 
 
 @numba.njit
 def discriminator_gradient(generator, discriminator, g):
-    """Of the cross-entropy: real numbers are to get a large output, the generator's a small one."""
+    """Compute the gradient of the cross-entropy, which is low if real numbers have larger outputs than fake ones."""
     g[:] = 0
     for _ in range(BATCH):
         x, y = real(), fake(generator)
@@ -102,7 +102,7 @@ def discriminator_gradient(generator, discriminator, g):
 
 @numba.njit
 def generator_gradient(generator, discriminator, g, unused):
-    """The same from the other side: the generator's numbers are to get a large output."""
+    """Compute the gradient of the generator's loss, which is low if fake numbers have large outputs."""
     g[:] = 0
     for _ in range(BATCH):
         z = np.random.normal()
@@ -112,7 +112,7 @@ def generator_gradient(generator, discriminator, g, unused):
 
 
 def train_gan(generator, discriminator, steps):
-    """Let the two networks take steps in turns, each by Adam; the rates fall to zero, or they would circle for ever."""
+    """Train the two networks in turns with Adam; without rates that fall to zero, they would oscillate forever."""
     g, m, v, unused = np.zeros(SIZE), np.zeros(SIZE), np.zeros(SIZE), np.zeros(SIZE)
     m_of_generator, v_of_generator = np.zeros(SIZE), np.zeros(SIZE)
     for t in range(1, steps + 1):
@@ -125,7 +125,7 @@ def train_gan(generator, discriminator, steps):
 
 @numba.njit
 def draws(generator, count):
-    """As many real numbers as fake ones, each sorted."""
+    """Draw equally many real and fake numbers, each sorted."""
     reals, fakes = np.empty(count), np.empty(count)
     for i in range(count):
         reals[i], fakes[i] = real(), fake(generator)
@@ -135,7 +135,7 @@ def draws(generator, count):
 # --- a policy gradient: a cart learns to keep a pole upright ----------------------------------------------------------
 
 LIMIT = 500
-"""Steps after which an episode ends with the pole still up: ten seconds."""
+"""Steps after which an episode ends although the pole is still upright: ten seconds."""
 EPISODES = 8
 """Episodes between two steps of the optimizer."""
 DISCOUNT = 0.99
@@ -145,7 +145,7 @@ FARTHEST, STEEPEST = 2.4, math.radians(12)
 
 @numba.njit
 def push(state, right):
-    """The state after a push: position, velocity, angle, and its velocity (Barto, Sutton & Anderson 1983)."""
+    """Return the state after a push: position, velocity, angle and angular velocity (Barto, Sutton & Anderson 1983)."""
     x, v, angle, spin = state
     total, torque = CART + POLE, POLE * HALF_LENGTH
     sine, cosine = math.sin(angle), math.cos(angle)
@@ -157,20 +157,20 @@ def push(state, right):
 
 @numba.njit
 def new_state():
-    """Nearly upright, nearly at rest."""
+    """Draw an initial state, nearly upright and nearly at rest."""
     x, v, angle, spin = np.random.uniform(-0.05, 0.05, 4)
     return x, v, angle, spin
 
 
 @numba.njit
 def has_fallen(state) -> bool:
-    """Whether the cart is too far out or the pole too steep."""
+    """Return True if the cart is too far from the centre or the pole is too steep."""
     return abs(state[0]) > FARTHEST or abs(state[2]) > STEEPEST
 
 
 @numba.njit
 def chance_of_right(policy, state):
-    """The policy: four weights, one for each number of the state."""
+    """Return the probability of a push to the right; the policy has one weight per number of the state."""
     return sigmoid(policy[0] * state[0] + policy[1] * state[1] + policy[2] * state[2] + policy[3] * state[3])
 
 
@@ -181,7 +181,7 @@ def pushes_right(policy, state) -> bool:
 
 
 def play(policy, states, actions):
-    """Play an episode, note its states and actions, and return its length."""
+    """Play an episode, record its states and actions, and return its length."""
     state = new_state()
     for t in range(LIMIT):
         states[t] = state
@@ -194,9 +194,9 @@ def play(policy, states, actions):
 
 @numba.njit
 def add_gradient(policy, states, actions, length, g):
-    """REINFORCE (Williams 1992): what was done is made likelier the longer the pole stayed up after it.
+    """Add the gradient of REINFORCE (Williams 1992), which favours actions after which the pole stays up for long.
 
-    Less than half of what was to come at first counts as a failure, and so the last pushes are made less likely.
+    Actions followed by less than half of the initial return, such as the last pushes, become less likely.
     """
     usual = (1 - DISCOUNT**length) / (1 - DISCOUNT) / 2
     to_come = 0.0
@@ -208,7 +208,7 @@ def add_gradient(policy, states, actions, length, g):
 
 
 def train_policy(policy, lengths, play):
-    """Take a step of Adam after every few episodes, and note how long those were."""
+    """Take a step of Adam after every few episodes, and record their mean length."""
     g, m, v = np.zeros(4), np.zeros(4), np.zeros(4)
     states, actions = np.empty((LIMIT, 4)), np.empty(LIMIT, np.bool_)
     for t in range(1, lengths.size + 1):
@@ -223,7 +223,7 @@ def train_policy(policy, lengths, play):
 
 @numba.njit
 def mean_length(policy, play, episodes):
-    """How long the pole stays up, in steps."""
+    """Return the mean number of steps that the pole stays up."""
     states, actions = np.empty((LIMIT, 4)), np.empty(LIMIT, np.bool_)
     total = 0
     for _ in range(episodes):
@@ -231,12 +231,12 @@ def mean_length(policy, play, episodes):
     return total / episodes
 
 
-# --- both, compiled and not -------------------------------------------------------------------------------------------
+# --- both, with and without compilation -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training has changed, and the seconds that it took in both ways."""
+    """Result of a training, and its seconds when compiled and when called from Python."""
 
     before: Any
     after: Any
@@ -246,12 +246,12 @@ class Outcome:
 
 
 def quickest(run: Callable[[], tuple[Any, float]]) -> tuple[Any, float]:
-    """Of three runs, each of which gives the same model, that which was least disturbed by other programs."""
+    """Return the fastest of three runs, which all give the same model, to reduce the effect of other programs."""
     return min((run() for _ in range(3)), key=lambda result: result[1])
 
 
 def gan(steps: int) -> Outcome:
-    """Train the GAN; the outcome is what the generator draws, as `draws` gives it."""
+    """Train the GAN; the outcome contains the numbers that the generator draws, as returned by `draws`."""
 
     def new_networks() -> list[Array]:
         random = np.random.default_rng(0)
@@ -270,7 +270,7 @@ def gan(steps: int) -> Outcome:
 
     compiled = numba.njit(train_gan)
     for train in (compiled, train_gan):
-        after(train, 1)  # what is compiled at the first call is not timed
+        after(train, 1)  # compiles, which is not timed
     networks, seconds = quickest(lambda: after(compiled, steps))
     again, seconds_from_python = quickest(lambda: after(train_gan, steps))
     same = all(map(np.array_equal, networks, again))
@@ -278,7 +278,7 @@ def gan(steps: int) -> Outcome:
 
 
 def pole(steps: int) -> Outcome:
-    """Train the policy; the outcome is the mean length of an episode."""
+    """Train the policy; the outcome contains the mean length of an episode."""
 
     def after(train: Callable[..., None], play: Callable[..., int], steps: int) -> tuple[Array, float]:
         policy = np.zeros(4)
@@ -289,7 +289,7 @@ def pole(steps: int) -> Outcome:
 
     compiled, compiled_play = numba.njit(train_policy), numba.njit(play)
     for ways in ((compiled, compiled_play), (train_policy, play)):
-        after(*ways, 1)  # what is compiled at the first call is not timed
+        after(*ways, 1)  # compiles, which is not timed
     policy, seconds = quickest(lambda: after(compiled, compiled_play, steps))
     again, seconds_from_python = quickest(lambda: after(train_policy, play, steps))
     seed(1)
@@ -298,18 +298,18 @@ def pole(steps: int) -> Outcome:
 
 
 def distance(drawn: tuple[Array, Array]) -> float:
-    """How far the fake numbers must be moved, on average, to become the real ones: the Wasserstein distance."""
+    """Return the Wasserstein distance between real and fake numbers: the mean distance between sorted samples."""
     return float(np.abs(drawn[0] - drawn[1]).mean())
 
 
 def peaks(numbers: Array) -> str:
-    """Share, mean and standard deviation of the numbers on each side of zero."""
+    """Format the fraction, mean and standard deviation of the numbers on each side of zero."""
     sides = [numbers[numbers < 0], numbers[numbers >= 0]]
     return ", ".join(f"{len(side) / len(numbers):.0%} at {side.mean():.2f} ± {side.std():.2f}" for side in sides)
 
 
 def report(what: str, outcome: Outcome) -> None:
-    """Print how long it took, and check that both ways led to the same model."""
+    """Print the times, and check that both ways led to the same model."""
     assert outcome.same_bits
     saved = f"{outcome.from_python / outcome.compiled:.1f} times the speed"
     print(f"  {what}: {outcome.compiled:.3f} s compiled as a whole,")
@@ -318,7 +318,7 @@ def report(what: str, outcome: Outcome) -> None:
 
 
 def main(gan_steps: int = 20_000, pole_steps: int = 200) -> None:
-    """Train both, and say what they learned and what the compiled loop saves."""
+    """Train both, and print what they learned and the time that the compiled loop saves."""
     print("A GAN learns to draw from a mixture of two normal distributions:")
     outcome = gan(gan_steps)
     (reals, _), (_, untrained), (_, fakes) = outcome.before, outcome.before, outcome.after

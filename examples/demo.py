@@ -1,12 +1,12 @@
 """Train fastadam's MLPRegressor on two problems, compare it with scikit-learn's, and draw two figures.
 
-Run it by `make demo`, or by `python examples/demo.py` where the extra `demo` is installed. It needs no network and
-a minute or two on two cores; the figures go to the folder `figures`.
+Run `make demo`, or `python examples/demo.py`, which requires the extra `demo`. It works offline, takes a minute or two
+on two cores, and writes the figures to the folder `figures`.
 
-The two problems have a module each, which can be read and run on its own:
+Each problem has its own module, which can be run separately:
 
-- `diamonds.py`: the price of 53,940 diamonds, beside scikit-learn, with the same parameters and the same seed;
-- `synthetic.py`: a regression from beginning to end, with the training and the test loss after every epoch.
+- `diamonds.py`: the price of 53,940 diamonds, compared with scikit-learn, with the same parameters and seed;
+- `synthetic.py`: a complete regression, with the training and test losses after every epoch.
 """
 
 from pathlib import Path
@@ -26,28 +26,28 @@ FIGURES = Path("figures")
 
 
 def main() -> None:
-    """Compile, train on both problems, draw."""
+    """Compile, train on both problems, and draw the figures."""
     console = Console()
 
-    console.rule("The kernels")
-    console.print("They compile at their first use, up to a minute, and come from a disk cache later ...")
+    console.rule("Kernels")
+    console.print("Compiling the kernels takes up to a minute; later runs load them from a disk cache ...")
     console.print(f"Ready after {seconds_to_compile():.1f} s.")
 
-    console.rule("The price of diamonds, beside scikit-learn")
+    console.rule("The price of diamonds, compared with scikit-learn")
     comparison = diamonds.run(console)
 
     console.rule("A complete regression")
     case = synthetic.run(console)
 
-    console.rule("The figures")
+    console.rule("Figures")
     save(synthetic.draw_losses(case), FIGURES / "loss_curves.png")
     save(predicted_against_actual(case, comparison), FIGURES / "predicted_against_actual.png")
 
 
 def seconds_to_compile() -> float:
-    """Time short fits in both types, so that no measurement below contains the compilation.
+    """Time short fits in both types, so that the measurements below do not include compilation.
 
-    The network is large enough to be trained by several threads, for which there are kernels of their own.
+    The network is large enough to be trained on several threads, which use separate kernels.
     """
     start = perf_counter()
     for dtype in (np.float64, np.float32):
@@ -57,7 +57,7 @@ def seconds_to_compile() -> float:
 
 
 def predicted_against_actual(case: synthetic.Case, comparison: diamonds.Comparison) -> Figure:
-    """Both problems' test samples: what was predicted for them against what was true."""
+    """Plot predicted against actual values for the test samples of both problems."""
     figure = Figure(figsize=(10, 5), layout=ConstrainedLayoutEngine(w_pad=0.1))
     left, right = figure.subplots(1, 2)
     synthetic.draw_predictions(left, case)

@@ -1,4 +1,4 @@
-"""The price of 53,940 diamonds, learned by scikit-learn's MLPRegressor and by fastadam's, side by side."""
+"""The price of 53,940 diamonds, learned by scikit-learn's MLPRegressor and by fastadam's."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ PRECISIONS = ("float64", "float32")
 ROUNDS = 3
 
 Contestant = tuple[str, str]
-"""A library and the precision of its data."""
+"""Library, and precision of its data."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Data:
     y_test: Array
 
     def astype(self, precision: str) -> "Data":
-        """Give the same data in another precision."""
+        """Convert the data to another precision."""
         return Data(*(array.astype(precision) for array in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one fit took and gave."""
+    """Time, loss and predictions of a fit."""
 
     seconds: float
     loss: float
@@ -60,28 +60,28 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The true logarithms of the prices of the test rows, and every contestant's fastest fit."""
+    """Actual logarithms of the prices of the test rows, and the fastest fit of each contestant."""
 
     actual: Array
     results: dict[Contestant, Result]
 
     def times_faster(self, contestant: Contestant) -> float:
-        """How many times sooner than scikit-learn on data of the same precision."""
+        """Return the speedup over scikit-learn on data of the same precision."""
         _, precision = contestant
         return self.results["scikit-learn", precision].seconds / self.results[contestant].seconds
 
     def r2(self, contestant: Contestant) -> float:
-        """R² on the test rows."""
+        """Return R² on the test rows."""
         return float(r2_score(self.actual, self.results[contestant].predicted))
 
     def largest_difference(self, precision: str) -> float:
-        """Largest difference between the predictions of the two libraries, over the test rows."""
+        """Return the largest difference between the predictions of the two libraries on the test rows."""
         ours, theirs = (self.results[library, precision].predicted for library in ("fastadam", "scikit-learn"))
         return float(np.abs(ours - theirs).max())
 
 
 def run(console: Console) -> Comparison:
-    """Load, train and report."""
+    """Load the data, train and report."""
     data = load()
     console.print(
         f"{len(data.y_train):,} diamonds to train on and {len(data.y_test):,} to test on, with {data.X_train.shape[1]}"
@@ -90,9 +90,9 @@ def run(console: Console) -> Comparison:
     trial = sklearn.neural_network.MLPRegressor(**PARAMETERS | {"max_iter": 2})
     blas_threads = faster_blas_threads(trial, data.X_train, data.y_train)
     console.print(
-        f"{ROUNDS} rounds, of which the best time counts. BLAS threads for scikit-learn: {blas_threads or 'all'}, its"
-        " faster choice in a trial; fastadam chooses its threads itself. scikit-learn's MLPRegressor supports no"
-        " callbacks, hence shows no progress bar."
+        f"The best time of {ROUNDS} rounds is reported. BLAS threads for scikit-learn: {blas_threads or 'all'}, which"
+        " was faster in a trial; fastadam chooses its threads itself. scikit-learn's MLPRegressor does not support"
+        " callbacks, and therefore does not show a progress bar."
     )
     comparison = compare(data, blas_threads, console)
     report(comparison, console)
@@ -100,7 +100,7 @@ def run(console: Console) -> Comparison:
 
 
 def load() -> Data:
-    """Split first and learn the encoding from the training rows alone."""
+    """Load the data, split them, and fit the encoding on the training rows only."""
     train, test = train_test_split(diamonds, test_size=0.2, random_state=42)
     encoder = new_encoder()
     X_train, X_test = encoder.fit_transform(train), encoder.transform(test)
@@ -109,21 +109,21 @@ def load() -> Data:
 
 
 def measurable() -> tuple[Any, Array]:
-    """The rows, and the logarithms of their prices, without the 23 with an edge of 0 mm or of more than 15 mm."""
+    """Return the rows and the logarithms of their prices, without the 23 with an edge of 0 mm or above 15 mm."""
     edges = diamonds[["x", "y", "z"]]
     rows = diamonds[((edges > 0) & (edges < 15)).all(axis=1)]
     return rows, np.log(rows["price"].to_numpy())
 
 
 def new_encoder() -> ColumnTransformer:
-    """Standardises the numbers, and gives each grade a column."""
+    """Return a transformer that standardizes the numbers and one-hot encodes the grades."""
     return ColumnTransformer(
         [("numbers", StandardScaler(), NUMBERS), ("grades", OneHotEncoder(sparse_output=False), GRADES)]
     )
 
 
 def compare(data: Data, blas_threads: int | None, console: Console) -> Comparison:
-    """Let the contestants take turns, and keep the fastest fit of each."""
+    """Fit the contestants in turns, and keep the fastest fit of each."""
     results: dict[Contestant, Result] = {}
     for number in range(1, ROUNDS + 1):
         console.print(f"\nRound {number} of {ROUNDS}", style="bold")
@@ -137,7 +137,7 @@ def compare(data: Data, blas_threads: int | None, console: Console) -> Compariso
 
 
 def train(library: str, data: Data, blas_threads: int | None) -> Result:
-    """Fit the regressor of one library, watched by a progress bar where it supports callbacks."""
+    """Fit the regressor of a library, with a progress bar if it supports callbacks."""
     regressor = LIBRARIES[library](**PARAMETERS)
     if hasattr(regressor, "set_callbacks"):
         regressor.set_callbacks(ProgressBar())
@@ -146,18 +146,18 @@ def train(library: str, data: Data, blas_threads: int | None) -> Result:
 
 
 def report(comparison: Comparison, console: Console) -> None:
-    """Print one row a contestant, and how far apart the predictions are."""
+    """Print the table, and the largest differences between the predictions."""
     console.print()
     console.print(table_of(comparison))
     console.print(
         "With float64 data both train the same model: their predictions of log(price) differ by at most"
-        f" {comparison.largest_difference('float64'):.1e}. With float32 data each rounds in its own way, and training"
-        f" amplifies that, to {comparison.largest_difference('float32'):.1e} at most."
+        f" {comparison.largest_difference('float64'):.1e}. With float32 data they round differently, and training"
+        f" amplifies the differences to at most {comparison.largest_difference('float32'):.1e}."
     )
 
 
 def table_of(comparison: Comparison) -> Table:
-    """One row a contestant."""
+    """Return a table with one row per contestant."""
     table = Table(title=f"log(price) of diamonds: layers 26-64-64-1, {PARAMETERS['max_iter']} epochs")
     table.add_column("library")
     table.add_column("data")
@@ -175,7 +175,7 @@ def table_of(comparison: Comparison) -> Table:
 
 
 def draw_predictions(axes: Axes, comparison: Comparison) -> None:
-    """Draw a histogram of hexagons, since ten thousand dots would hide each other."""
+    """Draw a hexagonal histogram, since ten thousand points would cover each other."""
     contestant = ("fastadam", "float64")
     actual, predicted = np.exp(comparison.actual), np.exp(comparison.results[contestant].predicted)
     limits = [min(actual.min(), predicted.min()) / 1.1, max(actual.max(), predicted.max()) * 1.1]
@@ -196,10 +196,10 @@ def draw_predictions(axes: Axes, comparison: Comparison) -> None:
 
 
 def add_colour_scale(axes: Axes, hexagons: PolyCollection) -> None:
-    """Explain the colours in the empty corner of the diagram."""
+    """Draw the colour scale in the empty corner of the diagram."""
     corner = axes.inset_axes((0.56, 0.14, 0.4, 0.03))
     scale = axes.figure.colorbar(hexagons, cax=corner, orientation="horizontal", format=StrMethodFormatter("{x:g}"))
-    scale.set_label("diamonds in a hexagon")
+    scale.set_label("diamonds per hexagon")
     scale.outline.set_visible(False)
 
 

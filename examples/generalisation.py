@@ -1,20 +1,20 @@
-"""Generalisation: what decoupled weight decay and early stopping do to the error on rows that were never seen.
+"""Generalization: the effect of decoupled weight decay and early stopping on the error on unseen rows.
 
-Two tables, each cut at random into rows to train on, rows held out and rows to test on, twenty times: scikit-learn's
-diabetes patients, whose target is mostly noise, and, where plotnine is installed, a thousand of its diamonds, whose
-price is almost a function of the rest. A network of layers 64-64, large enough to learn its training rows by heart, is
-trained on them four times:
+Two tables are each split twenty times at random into training rows, held-out rows and test rows: scikit-learn's
+diabetes patients, whose target is mostly noise, and, if plotnine is installed, 1,000 of its diamonds, whose price is
+almost a function of the other columns. On each split, a network with layers 64-64, which is large enough to memorize
+its training rows, is trained by four methods:
 
-- by neither: AdamW without decay, to the last epoch;
-- with early stopping: until the held-out loss has not improved for 20 epochs, and back to its lowest;
-- with weight decay: to the last epoch, with whichever `alpha` ends lowest on the held-out rows;
-- with both: likewise, stopped early.
+- neither: AdamW without decay, to the last epoch;
+- early stopping: until the held-out loss has not improved for 20 epochs, keeping the weights with the lowest;
+- weight decay: to the last epoch, with the `alpha` that has the lowest final error on the held-out rows;
+- both: the same with early stopping.
 
-Nothing is chosen by the test rows. The training rows are the same for all four, although it is early stopping and
-`alpha` alone that need others held out.
+Nothing is chosen by the test rows. The training rows are the same for all methods, although only early stopping and the
+choice of `alpha` require held-out rows.
 
-Run it by `python examples/generalisation.py`, where rich and matplotlib are installed. It takes up to a minute, and
-writes `docs/images/generalisation.png`.
+Run `python examples/generalisation.py`, which requires rich and matplotlib. It takes up to a minute, and writes
+`docs/images/generalisation.png`.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ METHODS = ("neither", "early stopping", "weight decay", "both")
 
 @dataclass(frozen=True)
 class Split:
-    """Features and targets, standardised by the training rows."""
+    """Features and targets, standardized by the training rows."""
 
     X_train: Array
     y_train: Array
@@ -61,7 +61,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A table, and how to cut it."""
+    """Table, and the sizes of its parts."""
 
     X: Any
     y: Array
@@ -70,7 +70,7 @@ class Data:
     new_encoder: Callable[[], Any]
 
     def split(self, seed: int) -> Split:
-        """Cut it at random."""
+        """Split the table at random."""
         X_train, X, y_train, y = train_test_split(self.X, self.y, train_size=self.train, random_state=seed)
         X_held_out, X_test, y_held_out, y_test = train_test_split(X, y, train_size=self.held_out, random_state=seed)
         encoder = self.new_encoder().fit(X_train)
@@ -82,29 +82,29 @@ class Data:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A network, as it was kept, and its root mean squared errors in standard deviations of the target."""
+    """Root mean squared errors of a trained network, in standard deviations of the target."""
 
     alpha: float
     training: Array
-    """In each epoch, while the weights changed."""
+    """Training error in each epoch, while the weights change."""
     held_out: Array
-    """After each epoch."""
+    """Held-out error after each epoch."""
     epochs: int
-    """After how many the weights were kept."""
+    """Number of epochs after which the weights were kept."""
     test: float
 
     @property
     def chosen_by(self) -> float:
-        """The held-out error of the network that was kept."""
+        """Held-out error of the weights that were kept."""
         return float(self.held_out[self.epochs - 1])
 
 
 Results = dict[str, list[Outcome]]
-"""For each method an outcome for each seed."""
+"""Outcomes of each method, one per seed."""
 
 
 def tables() -> dict[str, Data]:
-    """Those that are installed."""
+    """Return the tables that are installed."""
     X, y = load_diabetes(return_X_y=True)
     found = {"diabetes": Data(X, y, 221, 110, StandardScaler)}
     try:
@@ -115,7 +115,7 @@ def tables() -> dict[str, Data]:
 
 
 def train(split: Split, seed: int, epochs: int, alpha: float, stop_early: bool) -> Outcome:
-    """Train one network, watching the held-out rows."""
+    """Train one network, with the held-out rows as validation data."""
     regressor = MLPRegressor(
         hidden_layer_sizes=(64, 64),
         solver="adamw",
@@ -129,7 +129,7 @@ def train(split: Split, seed: int, epochs: int, alpha: float, stop_early: bool) 
         random_state=seed,
     )
     fit(regressor, split.X_train, split.y_train, X_val=split.X_held_out, y_val=split.y_held_out)
-    held_out = np.sqrt(2 * np.array(regressor.validation_loss_curve_))  # of half the mean squared error
+    held_out = np.sqrt(2 * np.array(regressor.validation_loss_curve_))  # the loss is half the mean squared error
     return Outcome(
         alpha,
         np.sqrt(2 * np.array(regressor.loss_curve_)),
@@ -140,7 +140,7 @@ def train(split: Split, seed: int, epochs: int, alpha: float, stop_early: bool) 
 
 
 def by_all_methods(split: Split, seed: int, epochs: int) -> dict[str, Outcome]:
-    """Train by each method; all networks begin with the same weights."""
+    """Train by each method, with the same initial weights."""
     train_here = partial(train, split, seed, epochs)
 
     def best(stop_early: bool) -> Outcome:
@@ -151,15 +151,15 @@ def by_all_methods(split: Split, seed: int, epochs: int) -> dict[str, Outcome]:
 
 
 def compare(data: Data, seeds: Sequence[int], epochs: int) -> Results:
-    """Cut and train anew for each seed."""
+    """Split and train for each seed."""
     each = [by_all_methods(data.split(seed), seed, epochs) for seed in seeds]
     return {method: [outcomes[method] for outcomes in each] for method in METHODS}
 
 
 def table_of(name: str, results: Results) -> Table:
-    """One row a method."""
+    """Return a table with one row per method."""
     seeds = len(results["neither"])
-    table = Table(title=f"{name}: mean and standard deviation over {seeds} random cuts")
+    table = Table(title=f"{name}: mean and standard deviation over {seeds} random splits")
     for heading in ("method", "alpha", "epochs", "held-out error", "test error", "change", "better in"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     before = np.array([outcome.test for outcome in results["neither"]])
@@ -176,7 +176,7 @@ def table_of(name: str, results: Results) -> Table:
 
 
 def differences(results: Results) -> str:
-    """What one method gains over another, cut by cut."""
+    """Format the gain of a method over another, compared split by split."""
     lines = []
     for method, other in (("weight decay", "early stopping"), ("both", "weight decay")):
         after, before = (np.array([outcome.test for outcome in results[name]]) for name in (method, other))
@@ -186,17 +186,17 @@ def differences(results: Results) -> str:
 
 
 def mean_change(before: Array, after: Array) -> float:
-    """Of the mean error, relative to what it was."""
+    """Return the relative change of the mean error."""
     return float(after.mean() / before.mean() - 1)
 
 
 def better_in(before: Array, after: Array) -> str:
-    """In how many of the cuts the error fell."""
+    """Format the number of splits on which the error is lower."""
     return f"{np.sum(after < before)} of {len(after)}"
 
 
 def draw(results: dict[str, Results]) -> Figure:
-    """For each table the curves without anything and with weight decay, and the test errors of all cuts."""
+    """Draw, for each table, the curves of neither and of weight decay, and the test errors of all splits."""
     figure = Figure(figsize=(13, 0.4 + 4 * len(results)), layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.04))
     for row, (name, found) in zip(figure.subplots(len(results), 3, squeeze=False), results.items(), strict=True):
         neither, stopped, decayed = (found[method][0] for method in METHODS[:3])
@@ -205,12 +205,12 @@ def draw(results: dict[str, Results]) -> Figure:
         draw_curves(row[1], decayed, f"{name}: weight decay, alpha={decayed.alpha:g}")
         row[1].sharey(row[0])
         row[1].legend(frameon=False, loc="lower right")
-        draw_tests(row[2], found, f"{name}: {len(found['neither'])} cuts, and the mean")
+        draw_tests(row[2], found, f"{name}: {len(found['neither'])} splits, and the mean")
     return figure
 
 
 def draw_curves(axes: Axes, outcome: Outcome, title: str) -> None:
-    """The training and the held-out error of each epoch."""
+    """Draw the training and held-out errors of each epoch."""
     LossCurveDisplay(outcome.training, validation_loss_curve=outcome.held_out).plot(ax=axes)
     training, held_out = axes.get_lines()
     training.set(color=BLUE, linewidth=1.5, label="training rows")
@@ -227,14 +227,14 @@ def draw_curves(axes: Axes, outcome: Outcome, title: str) -> None:
 
 
 def mark_epoch(axes: Axes, epoch: int) -> None:
-    """Below the curves, say what early stopping keeps."""
+    """Mark the epoch that early stopping keeps."""
     axes.set_ylim(bottom=0.7 * axes.get_ylim()[0])
     axes.axvline(epoch, color=GREY, linewidth=1)
     axes.annotate(f" early stopping keeps epoch {epoch}", (epoch, 0.02), xycoords=("data", "axes fraction"))
 
 
 def draw_tests(axes: Axes, results: Results, title: str) -> None:
-    """The error on the test rows by each method, with a line for each cut, and the means."""
+    """Draw the test errors of each method, with a line per split, and their means."""
     errors = np.array([[outcome.test for outcome in outcomes] for outcomes in results.values()])
     places = np.arange(len(errors))
     axes.plot(places, errors, color="#bcbcbc", linewidth=0.8, marker="o", markersize=3)
@@ -250,7 +250,7 @@ def draw_tests(axes: Axes, results: Results, title: str) -> None:
 
 
 def main(seeds: int = SEEDS, epochs: int = EPOCHS, path: Path = IMAGES / "generalisation.png") -> None:
-    """Compare, print a table each, draw."""
+    """Run the comparison, print a table per data set and draw the figure."""
     console, results = Console(width=100), {}
     for name, data in tables().items():
         results[name] = compare(data, range(seeds), epochs)

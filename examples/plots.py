@@ -1,4 +1,4 @@
-"""What the figures of the examples have in common."""
+"""Colours and helpers shared by the figures of the examples."""
 
 from pathlib import Path
 
@@ -6,19 +6,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#404040"
-"""Of Okabe and Ito's colours, which everyone can tell apart; and grey."""
+"""Colours of Okabe and Ito's palette, which is suitable for colour-blind readers, and grey."""
 IDENTITY = "predicted = actual"
 IMAGES = Path("docs/images")
-"""Where the figures of the documentation are, seen from the root of the repository."""
+"""Folder of the documentation's figures, relative to the root of the repository."""
 
 
 def remove_frame(axes: Axes) -> None:
-    """Leave the two sides that have ticks."""
+    """Remove the two sides without ticks."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure, and say where."""
+    """Write the figure, and print its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     print(path)

@@ -1,6 +1,6 @@
-"""All learning-rate schedules of `fastadam.schedules` in one picture, which goes to `docs/images/schedules.png`.
+"""Figure of all learning-rate schedules of `fastadam.schedules`.
 
-Run it by `python examples/schedules.py`, where matplotlib is installed.
+Run `python examples/schedules.py`, which requires matplotlib and writes `docs/images/schedules.png`.
 """
 
 import math
@@ -17,7 +17,7 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def wave(t: int) -> float:
-    """Any function of the step is a schedule: here a wave that dies away."""
+    """Compute a damped wave, as an example of a user-defined schedule."""
     return math.exp(-t / 40) * (1 + math.cos(t / 4)) / 2
 
 
@@ -38,16 +38,16 @@ CALLS = [
     "wave",
     "Plateau(1, factor=0.5, patience=8)",
 ]
-"""What each panel shows, and its title."""
+"""Expressions that create the schedules, which are also the titles of the panels."""
 
 
 def metric(t: int) -> float:
-    """A loss that stops falling now and then, for `Plateau` to watch."""
+    """Compute a loss that stops decreasing at times, for `Plateau` to monitor."""
     return 0.55 + 0.4 * 0.5 ** ((t // 35) + min(t % 35, 12) / 12)
 
 
 def rates(schedule: Any) -> list[float]:
-    """The rates that a scheduler sets in an optimizer."""
+    """Return the rates that a scheduler sets in an optimizer."""
     optimizer = SimpleNamespace(lr=None)
     scheduler = schedules.Scheduler(optimizer, schedule)
     found = []
@@ -58,7 +58,7 @@ def rates(schedule: Any) -> list[float]:
 
 
 def draw() -> Figure:
-    """A small picture of each."""
+    """Draw a panel per schedule."""
     figure = Figure(figsize=(13, 13), layout="constrained")
     figure.get_layout_engine().set(hspace=0.06, wspace=0.04)
     panels = figure.subplots(5, 3, sharex=True, sharey=True)
@@ -70,7 +70,7 @@ def draw() -> Figure:
         axes.grid(color="#e4e4e4")
         axes.spines[["top", "right"]].set_visible(False)
     axes.plot([metric(t) for t in range(STEPS)], color=ORANGE, linestyle="--")
-    axes.text(70, 0.72, "the metric\nit watches", color=ORANGE, fontsize=10)
+    axes.text(70, 0.72, "the monitored\nmetric", color=ORANGE, fontsize=10)
     for axes in panels[:, 0]:
         axes.set_ylabel("learning rate")
     for axes in panels[-1]:
@@ -79,7 +79,7 @@ def draw() -> Figure:
 
 
 def main(path: Path = Path("docs/images/schedules.png")) -> None:
-    """Draw them."""
+    """Draw the figure and write it."""
     draw().savefig(path, dpi=100)
     print(path)
 

@@ -1,7 +1,7 @@
-"""A network of four convolutions learns handwritten digits in PyTorch: by our AdamW, and by PyTorch's own.
+"""Convolutional network for handwritten digits in PyTorch, trained by fastadam's AdamW and by PyTorch's.
 
-Run it by `python examples/torch_cnn.py`, where PyTorch is installed. It prints the loss of every epoch with both, which
-agree to all digits shown, and the seconds that their steps took.
+Run `python examples/torch_cnn.py`, which requires PyTorch. It prints the loss of every epoch with both optimizers,
+which agree to all digits shown, and the seconds that the steps took.
 """
 
 import time
@@ -17,7 +17,7 @@ EPOCHS, BATCH = 5, 64
 
 
 def network() -> nn.Module:
-    """Four convolutions and a linear layer, with the same initial weights in each call."""
+    """Return four convolutions and a linear layer, with the same initial weights in each call."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, after in ((1, 8), (8, 8), (8, 16), (16, 16)):
@@ -26,7 +26,7 @@ def network() -> nn.Module:
 
 
 def train(optimizer_class: Any, images: torch.Tensor, labels: torch.Tensor) -> tuple[list[float], float]:
-    """The mean loss of each epoch, and the seconds that all steps of the optimizer took."""
+    """Return the mean loss of each epoch, and the seconds that all steps of the optimizer took."""
     model = network()
     optimizer = optimizer_class(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
@@ -47,7 +47,7 @@ def train(optimizer_class: Any, images: torch.Tensor, labels: torch.Tensor) -> t
 
 
 def main() -> None:
-    """Train twice, and print what came of it."""
+    """Train with both optimizers, and print the losses and seconds."""
     digits = load_digits()
     images = torch.from_numpy(digits.images / 16).unsqueeze(1)
     labels = torch.from_numpy(digits.target)

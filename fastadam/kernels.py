@@ -29,8 +29,8 @@ lion              exp_avg                               lr, beta1, beta2
 ================= ===================================== ==================================================
 
 Arrays are of one shape, all float32 or all float64; those of several dimensions are contiguous, all in C or all in
-Fortran order. Hyper-parameters are numbers. `mu_product` is the product of
-the momenta of the steps before this one, `fastadam.formulas.rules.nadam_momentum(t, beta1, momentum_decay)`, and 1 at first.
+Fortran order. Hyper-parameters are numbers. `mu_product` is the product of the momenta of the preceding steps,
+`fastadam.kernels.nadam_momentum(t, beta1, momentum_decay)`, and 1 at the first step.
 
 Raises
 ------
@@ -76,6 +76,7 @@ from fastadam.cpu.threads import BLOCK, PARALLEL_BYTES
 from fastadam.cpu.views import cast_like
 from fastadam.formulas import rules
 from fastadam.formulas.backend import from_text
+from fastadam.formulas.rules import nadam_momentum as nadam_momentum
 from fastadam.formulas.step import StepSpec
 
 _DOC = """{purpose}
@@ -307,4 +308,4 @@ radam_step, radam_step_serial, radam_step_parallel = _kernels_of(rules.RADAM)
 
 lion_step, lion_step_serial, lion_step_parallel = _kernels_of(rules.LION)
 
-__all__ = sorted(name for name in globals() if "_step" in name and not name.startswith("_"))
+__all__ = sorted([*(name for name in globals() if "_step" in name and not name.startswith("_")), "nadam_momentum"])

@@ -25,7 +25,7 @@ def test_a_part_that_dies_or_hangs_costs_only_what_it_has_not_written(tmp_path):
     results = json.loads(path.read_text())
     assert results["dies"] == results["works"] == results["hangs"] == [{"figure": 1}]
     assert [failure["part"] for failure in results["failed"]] == ["dies", "hangs", "late"]
-    assert [failure["why"] for failure in results["failed"][1:]] == ["hung", "left out, for want of time"]
+    assert [failure["why"] for failure in results["failed"][1:]] == ["hung", "skipped for lack of time"]
 
 
 def test_a_figure_that_fails_is_written_down_as_such(tmp_path):
@@ -56,4 +56,4 @@ def test_there_is_time_for_all_parts_or_it_says_what_is_left_out(capsys):
     assert all(f"fits, {case}" in PARTS for case in FITS)
     assert Clock(60.0).allows("anything", 5.0)
     assert not Clock(1.0).allows("something", 5.0)
-    assert "left out, for want of time: something" in capsys.readouterr().out
+    assert "skipped for lack of time: something" in capsys.readouterr().out
