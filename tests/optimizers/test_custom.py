@@ -362,7 +362,7 @@ def test_scalars_that_are_not_compilable_are_refused_with_their_own_line():
     [
         (returns_three, ["buffer"], r"rule must return a tuple of .*\['buffer'\].*UniTuple\(float64 x 3\)"),
         (returns_one, ["buffer"], r"rule must return a tuple of .*\['buffer'\].*float64"),
-        (lambda p, g, lr: (p, g), [], "rule must return the parameter"),
+        (lambda p, g, lr: (p, g), [], "rule must return the parameter, as real"),
         (may_return_nothing, [], "rule must return the parameter, as real numbers, returns Optional"),
         (lambda p, g, lr: p * 1j, [], "rule must return the parameter, as real numbers, returns complex"),
         (lambda p, g, b, lr: (p, None), ["b"], "rule must return a tuple"),
