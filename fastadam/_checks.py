@@ -12,6 +12,7 @@ import numpy as np
 _INTERVALS: dict[str, Callable[[float], bool]] = {
     "[0, inf)": lambda number: 0 <= number < math.inf,
     "(0, inf)": lambda number: 0 < number < math.inf,
+    "(0, inf]": lambda number: number > 0,
     "[0, inf]": lambda number: number >= 0,
     "[0, 1]": lambda number: 0 <= number <= 1,
     "[0, 1)": lambda number: 0 <= number < 1,
@@ -48,6 +49,11 @@ def number(name: str, value: float, interval: str = "[0, inf)") -> float:
     return result
 
 
+def positive(name: str, value: float) -> float:
+    """Convert a finite number above 0 to a float."""
+    return number(name, value, "(0, inf)")
+
+
 def count(name: str, value: int, least: int = 1, most: float = math.inf) -> int:
     """Convert an integer between `least` and `most`, both included, to an int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
@@ -71,6 +77,11 @@ def items(name: str, value: Sequence[Any]) -> Sequence[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{name} must be a list or tuple, got {value!r}")
     return value
+
+
+def optional(check: Callable[[str, Any], Any], name: str, value: Any) -> Any:
+    """Return None, or what `check` returns for another value."""
+    return None if value is None else check(name, value)
 
 
 def ascending(name: str, value: Sequence[int]) -> tuple[int, ...]:

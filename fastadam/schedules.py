@@ -15,7 +15,7 @@ from itertools import pairwise
 from numbers import Real
 from typing import Annotated, Any, Literal, Protocol
 
-from fastadam._checks import Checked, ascending, choice, count, flag, items, number, real
+from fastadam._checks import Checked, ascending, choice, count, flag, items, number, positive, real
 
 
 def _function(name: str, value: Any) -> Any:
@@ -41,7 +41,7 @@ def _schedules(name: str, value: Any) -> "tuple[Schedule, ...]":
 # Types of the fields, each with its check.
 _Rate = Annotated[float, number]
 
-_Positive = Annotated[float, partial(number, interval="(0, inf)")]
+_Positive = Annotated[float, positive]
 
 _Part = Annotated[float, partial(number, interval="[0, 1]")]
 

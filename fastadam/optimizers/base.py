@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastadam._checks import count, flag, number
+from fastadam._checks import count, flag, optional, positive
 from fastadam.cpu.arrays import Arrays, HostArrays
 from fastadam.cpu.stepper import HostStepper
 from fastadam.cuda.detection import on_device
@@ -195,9 +195,7 @@ class Optimizer:
         """
         if not grads:
             raise TypeError("step needs at least one argument, the gradients")
-        if grad_scale is not None:
-            grad_scale = number("grad_scale", grad_scale, "(0, inf)")
-        self.stepper.step(grads, grad_scale, stream)
+        self.stepper.step(grads, optional(positive, "grad_scale", grad_scale), stream)
 
     # --- settings -----------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """Settings of the optimizers: numbers, options and groups, with their checks, and the text of their docstrings."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from fastadam._checks import choice, flag, items, label, number
+from fastadam._checks import choice, flag, items, label, number, optional, positive
 from fastadam._docs import fill_docstring
 from fastadam._typing import Array
 from fastadam.formulas import rules
@@ -134,15 +135,12 @@ def _checked_options(given: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"got an unexpected keyword argument {min(unknown)!r}; known options are {list(_DEFAULTS)}")
     options = {**_DEFAULTS, **given}
     for name in ("max_norm", "clip_value"):
-        if options[name] is not None:
-            options[name] = number(name, options[name], "(0, inf)")
-    if options["ema_decay"] is not None:
-        options["ema_decay"] = number("ema_decay", options["ema_decay"], "[0, 1)")
+        options[name] = optional(positive, name, options[name])
+    options["ema_decay"] = optional(partial(number, interval="[0, 1)"), "ema_decay", options["ema_decay"])
     options["zero_grad"] = flag("zero_grad", options["zero_grad"])
     choice("on_nonfinite", options["on_nonfinite"], ("ignore", "skip", "raise"))
     for name, allowed in (("state_dtype", ("bfloat16", "uint8")), ("copy_dtype", HALF_DTYPES)):
-        if options[name] is not None:
-            choice(name, options[name], allowed)
+        optional(partial(choice, allowed=allowed), name, options[name])
     if options["groups"] is not None and not isinstance(options["groups"], Mapping):
         raise TypeError(f"groups must be a mapping of names to settings, got {type(options['groups']).__name__}")
     return options
