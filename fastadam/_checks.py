@@ -1,7 +1,7 @@
 """Checks of arguments: each function takes the name of an argument and its value, and returns the value to keep."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from numbers import Integral, Real
@@ -99,6 +99,14 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
     return value
+
+
+def check_entries(state: Any, expected: Iterable[str]) -> None:
+    """Raise unless a state to load is a mapping that has the expected entries and no others."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
+    if set(state) != set(expected):
+        raise ValueError(f"state must have the keys {sorted(expected)}, got {sorted(map(str, state))}")
 
 
 def label(what: str, name: Any) -> str:

@@ -15,7 +15,8 @@ from itertools import pairwise
 from numbers import Real
 from typing import Annotated, Any, Literal, Protocol
 
-from fastadam._checks import Checked, ascending, choice, count, flag, items, number, positive, real
+from fastadam._checks import Checked, ascending, check_entries, choice, count, flag, items, number, positive, real
+from fastadam._docs import fill_docstring
 
 
 def _function(name: str, value: Any) -> Any:
@@ -94,6 +95,23 @@ class Schedule(Checked):
         raise NotImplementedError
 
 
+_documented = fill_docstring(
+    lr="""
+lr : float
+    Initial learning rate, at least 0.""",
+    gamma="""
+gamma : float, default=0.1
+    Factor of each reduction, at least 0.""",
+    eta_min="""
+eta_min : float, default=0.0
+    The lowest rate, at least 0.""",
+    schedules="""
+schedules : sequence of callable, number, str or mapping
+    At least one schedule, each as accepted by `get_schedule`.""",
+)
+"""Class decorator that completes the docstring of a schedule by the texts that several schedules share."""
+
+
 def _between(start: float, end: float, part: float) -> float:
     """Interpolate from `start` to `end`, both exact, so that rounding takes no rate below 0."""
     return start * (1 - part) + end * part
@@ -149,18 +167,17 @@ class Constant(Schedule):
         return self.lr
 
 
+@_documented
 @dataclass(frozen=True)
 class Step(Schedule):
     """Rate multiplied by `gamma` every `step_size` steps: `lr * gamma ** (t // step_size)`, as `StepLR`.
 
     Parameters
     ----------
-    lr : float
-        Initial learning rate, at least 0.
+    {lr}
     step_size : int
         Number of steps between reductions.
-    gamma : float, default=0.1
-        Factor of each reduction, at least 0.
+    {gamma}
 
     Examples
     --------
@@ -177,6 +194,7 @@ class Step(Schedule):
         return self.lr * self.gamma ** (t // self.step_size)
 
 
+@_documented
 @dataclass(frozen=True)
 class MultiStep(Schedule):
     """Rate multiplied by `gamma` at each of the milestones, as `MultiStepLR`.
@@ -185,12 +203,10 @@ class MultiStep(Schedule):
 
     Parameters
     ----------
-    lr : float
-        Initial learning rate, at least 0.
+    {lr}
     milestones : sequence of int
         Steps at which the rate is multiplied, in ascending order.
-    gamma : float, default=0.1
-        Factor of each reduction, at least 0.
+    {gamma}
 
     Examples
     --------
@@ -207,14 +223,14 @@ class MultiStep(Schedule):
         return self.lr * self.gamma ** bisect_right(self.milestones, t)
 
 
+@_documented
 @dataclass(frozen=True)
 class Exponential(Schedule):
     """Rate multiplied by `gamma` at every step: `lr * gamma ** t`, as `ExponentialLR`.
 
     Parameters
     ----------
-    lr : float
-        Initial learning rate, at least 0.
+    {lr}
     gamma : float
         Factor of every step, at least 0.
 
@@ -232,6 +248,7 @@ class Exponential(Schedule):
         return self.lr * self.gamma**t
 
 
+@_documented
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine from `lr` to `eta_min`, as `CosineAnnealingLR`.
@@ -240,12 +257,10 @@ class Cosine(Schedule):
 
     Parameters
     ----------
-    lr : float
-        Initial learning rate, at least 0.
+    {lr}
     T_max : int
         Step of the lowest rate.
-    eta_min : float, default=0.0
-        The lowest rate, at least 0.
+    {eta_min}
 
     Notes
     -----
@@ -268,6 +283,7 @@ class Cosine(Schedule):
         return _between(self.lr, self.eta_min, _half_cosine(t / self.T_max))
 
 
+@_documented
 @dataclass(frozen=True)
 class CosineWarmRestarts(Schedule):
     """Cosine schedule with restarts, as `CosineAnnealingWarmRestarts`.
@@ -282,8 +298,7 @@ class CosineWarmRestarts(Schedule):
         Number of steps of the first cycle.
     T_mult : int, default=1
         Ratio of the lengths of consecutive cycles.
-    eta_min : float, default=0.0
-        The lowest rate, at least 0.
+    {eta_min}
 
     Notes
     -----
@@ -342,14 +357,14 @@ class Linear(Schedule):
         return self.lr * _between(self.start_factor, self.end_factor, min(t, self.total_iters) / self.total_iters)
 
 
+@_documented
 @dataclass(frozen=True)
 class Polynomial(Schedule):
     """Polynomial decay to 0: `lr * (1 - t / total_iters) ** power`, as `PolynomialLR`.
 
     Parameters
     ----------
-    lr : float
-        Initial learning rate, at least 0.
+    {lr}
     total_iters : int, default=5
         Step from which the rate is 0.
     power : float, default=1.0
@@ -456,14 +471,14 @@ class Warmup(Schedule):
         return rate * _between(self.start_factor, 1.0, t / self.steps) if t < self.steps else rate
 
 
+@_documented
 @dataclass(frozen=True)
 class Sequential(Schedule):
     """Several schedules one after another, each counting steps from its own start, as `SequentialLR`.
 
     Parameters
     ----------
-    schedules : sequence of callable, number, str or mapping
-        At least one schedule, each as accepted by `get_schedule`.
+    {schedules}
     milestones : sequence of int
         Steps at which the second, third, ... schedule starts, in ascending order: one fewer than `schedules`.
 
@@ -490,6 +505,7 @@ class Sequential(Schedule):
         return rate
 
 
+@_documented
 @dataclass(frozen=True)
 class Product(Schedule):
     """Product of several schedules at the same step: one is the rate, the others are factors of it.
@@ -498,8 +514,7 @@ class Product(Schedule):
 
     Parameters
     ----------
-    schedules : sequence of callable, number, str or mapping
-        At least one schedule, each as accepted by `get_schedule`.
+    {schedules}
 
     Examples
     --------
@@ -523,6 +538,7 @@ class _PlateauState(Checked):
     cooldown_counter: _StepsOrNone = 0
 
 
+@_documented
 @dataclass(frozen=True)
 class Plateau(Checked):
     """Rate multiplied by `factor` when a metric has stopped improving, as `ReduceLROnPlateau`.
@@ -531,8 +547,7 @@ class Plateau(Checked):
 
     Parameters
     ----------
-    lr : float
-        Initial learning rate, at least 0.
+    {lr}
     mode : {"min", "max"}, default="min"
         Whether an improvement is a decrease or an increase of the metric.
     factor : float, default=0.1
@@ -771,11 +786,7 @@ class Scheduler:
         ValueError
             If an entry is missing, unknown or out of range. Nothing is changed in that case.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
-        expected = self.state_dict().keys()
-        if set(state) != expected:
-            raise ValueError(f"state must have the keys {sorted(expected)}, got {sorted(map(str, state))}")
+        check_entries(state, self.state_dict())
         entries = dict(state)
         t = count("t", entries.pop("t"), 0)
         self._go_to(t, _PlateauState(**entries) if entries else None)

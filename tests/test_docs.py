@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import fastadam
-from fastadam import optimizers
+from fastadam import optimizers, schedules
 from fastadam._docs import fill, fill_docstring
 from fastadam.interop import scipy
 
@@ -34,14 +34,23 @@ def test_a_docstring_that_is_absent_stays_absent():
 
 @pytest.mark.parametrize("optimizer", FAMILY, ids=optimizers.__all__)
 def test_the_docstring_of_an_optimizer_describes_each_argument_once(optimizer):
-    doc = inspect.getdoc(optimizer)
+    assert_describes_each_argument_once(optimizer)
+    assert "Raises\n------\nTypeError\n" in optimizer.__doc__
+
+
+def assert_describes_each_argument_once(documented):
+    doc = inspect.getdoc(documented)
     sections = re.split(r"\n(\w+)\n-+\n", doc)
     parameters = dict(zip(sections[1::2], sections[2::2], strict=True))["Parameters"]
-    named = [name for names in re.findall(r"^([*\w, ]+?)(?: :.*)?$", parameters, re.M) for name in names.split(", ")]
-    expected = [f"**{name}" if name == "options" else name for name in inspect.signature(optimizer).parameters]
+    named = [name for names in re.findall(r"^([*\w][*\w, ]*?)(?: :.*)?$", parameters, re.M) for name in names.split(", ")]
+    expected = [f"**{name}" if name == "options" else name for name in inspect.signature(documented).parameters]
     assert sorted(named) == sorted(expected)
-    assert "Raises\n------\nTypeError\n" in doc
     assert not re.search(r"\{\w+\}", doc)
+
+
+@pytest.mark.parametrize("name", sorted(schedules._KINDS))
+def test_the_docstring_of_a_schedule_describes_each_parameter_once(name):
+    assert_describes_each_argument_once(schedules._KINDS[name])
 
 
 @pytest.mark.parametrize("name", sorted(set(scipy.__all__) - {"minimizer"}))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastadam._checks import count, flag, optional, positive
+from fastadam._checks import check_entries, count, flag, optional, positive
 from fastadam.cpu.arrays import Arrays, HostArrays
 from fastadam.cpu.stepper import HostStepper
 from fastadam.cuda.detection import on_device
@@ -331,11 +331,8 @@ class Optimizer:
             If an entry is missing, unknown, out of range, or for parameters of another size or dtype; or if flags or
             options differ from those of this optimizer. Nothing is changed in that case.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
         own, layout = self._counters() | self.settings, self.stepper.state_layout()
-        if set(state) != {*own, *layout}:
-            raise ValueError(f"state must have the keys {sorted({*own, *layout})}, got {sorted(map(str, state))}")
+        check_entries(state, {*own, *layout})
         for name, value in self._flags.items():
             if flag(f"state[{name!r}]", state[name]) != value:
                 raise ValueError(f"state[{name!r}] must be {value}, as in this optimizer, got {state[name]}")

@@ -407,7 +407,7 @@ BAD_RULES = {
     "positive text": (lambda: fastadam.optimizer(plain, positive="a"), TypeError, "positive must be a sequence of"),
     "ema": (lambda: fastadam.optimizer(lambda p, g, a: (p, a), state=["ema"]), ValueError, "'ema', which is reserved"),
     "t": (lambda: fastadam.optimizer(lambda p, g, t: p), ValueError, "'t', which is reserved"),
-    "weight_decay": (lambda: fastadam.optimizer(lambda p, g, weight_decay: p), ValueError, "'weight_decay', which is reserved"),
+    "weight_decay": (lambda: fastadam.optimizer(lambda p, g, weight_decay: p), ValueError, "which is reserved"),
     "step": (lambda: fastadam.optimizer(lambda p, g, step: p), ValueError, "'step', which is reserved"),
     "skipped_steps": (lambda: fastadam.optimizer(lambda p, g, skipped_steps: p), ValueError, "which is reserved"),
     "stepper": (lambda: fastadam.optimizer(lambda p, g, stepper: p), ValueError, "which is reserved"),
