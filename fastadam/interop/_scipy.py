@@ -56,7 +56,7 @@ class Point:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the function and its gradient are finite."""
+        """True if the function and its gradient are finite."""
         return math.isfinite(self.fun) and bool(np.isfinite(self.jac).all())
 
 
@@ -91,7 +91,7 @@ class Box:
 
     @cached_property
     def is_open(self) -> bool:
-        """Whether there are no bounds."""
+        """True if no variable is bounded."""
         return bool(np.isneginf(self.lower).all() and np.isposinf(self.upper).all())
 
     def project(self, x: Vector) -> None:

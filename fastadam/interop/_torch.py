@@ -55,7 +55,7 @@ class _Settings(NamedTuple):
 
     values: tuple[Any, ...]
     are_fixed: bool
-    """Whether the settings cannot change in place, as the value of a tensor can."""
+    """True if the settings cannot change in place, as the value of a tensor can."""
     kind: _Kind
     decays: bool
     row: list[float]
