@@ -42,7 +42,8 @@ def assert_describes_each_argument_once(documented):
     doc = inspect.getdoc(documented)
     sections = re.split(r"\n(\w+)\n-+\n", doc)
     parameters = dict(zip(sections[1::2], sections[2::2], strict=True))["Parameters"]
-    named = [name for names in re.findall(r"^([*\w][*\w, ]*?)(?: :.*)?$", parameters, re.M) for name in names.split(", ")]
+    entries = re.findall(r"^([*\w][*\w, ]*?)(?: :.*)?$", parameters, re.M)
+    named = [name for names in entries for name in names.split(", ")]
     expected = [f"**{name}" if name == "options" else name for name in inspect.signature(documented).parameters]
     assert sorted(named) == sorted(expected)
     assert not re.search(r"\{\w+\}", doc)
