@@ -1,7 +1,7 @@
 """Fused Adam kernels over flat parameter buffers, and scikit-learn-compatible MLPs trained by them.
 
-The estimator, the schedules, the optimizers from a rule of one's own and the commands are loaded when they are first
-asked for: who wants the optimizers alone does not wait for scikit-learn.
+The estimators, the schedules, `optimizer` and the commands are loaded on first access, so that importing only the
+optimizers does not import scikit-learn.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -11,11 +11,11 @@ from fastadam.environment import info, warmup
 def main() -> None:
     """Run a command."""
     parser = argparse.ArgumentParser(prog="python -m fastadam", description=__doc__)
-    parser.add_argument("command", choices=("info", "warmup"), help="describe the environment, or compile every kernel")
+    parser.add_argument("command", choices=("info", "warmup"), help="describe the environment, or compile all kernels")
     parser.add_argument(
         "--into-package",
         action="store_true",
-        help="with warmup: keep the kernels in the installed package, for every user of it",
+        help="with warmup: store the kernels in the installed package, for all its users",
     )
     arguments = parser.parse_args()
     if arguments.command == "warmup":
@@ -30,11 +30,11 @@ def main() -> None:
 def _warm_up(into_package: bool) -> None:
     with kept_in_package() if into_package else contextlib.nullcontext(user_place()) as place:
         if into_package and (obstacle := place.obstacle()):
-            sys.exit(f"Nothing was compiled, since no kernel can be kept in the package: {obstacle}")
+            sys.exit(f"Nothing was compiled, since no kernel can be stored in the package: {obstacle}")
         seconds = warmup()
     if reason := not_kept():
-        sys.exit(f"Every kernel was compiled, in {seconds:.1f} s, but not every one is cached: {reason}")
-    print(f"Every kernel is compiled and cached: {seconds:.1f} s; in {place.folder}")
+        sys.exit(f"All kernels were compiled, in {seconds:.1f} s, but not all are cached: {reason}")
+    print(f"All kernels are compiled and cached: {seconds:.1f} s; in {place.folder}")
 
 
 if __name__ == "__main__":

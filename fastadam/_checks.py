@@ -1,7 +1,7 @@
-"""Checks of what is given: each takes the name of an argument and its value, and returns the value to keep."""
+"""Checks of arguments: each function takes the name of an argument and its value, and returns the value to keep."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from numbers import Integral, Real
@@ -12,6 +12,8 @@ import numpy as np
 _INTERVALS: dict[str, Callable[[float], bool]] = {
     "[0, inf)": lambda number: 0 <= number < math.inf,
     "(0, inf)": lambda number: 0 < number < math.inf,
+    "(0, inf]": lambda number: number > 0,
+    "[0, inf]": lambda number: number >= 0,
     "[0, 1]": lambda number: 0 <= number <= 1,
     "[0, 1)": lambda number: 0 <= number < 1,
     "(-inf, inf)": math.isfinite,
@@ -21,7 +23,7 @@ _INTERVALS: dict[str, Callable[[float], bool]] = {
 
 @dataclass(frozen=True)
 class Checked:
-    """A dataclass that checks its fields: one of the type `Annotated[float, check]` keeps what `check` returns."""
+    """Base of dataclasses that check their fields: one of type `Annotated[float, check]` has the value of `check`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -30,7 +32,7 @@ class Checked:
 
 
 def real(name: str, value: float) -> float:
-    """Any number, also NaN, as a float."""
+    """Convert any real number, NaN included, to a float."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
@@ -40,15 +42,20 @@ def real(name: str, value: float) -> float:
 
 
 def number(name: str, value: float, interval: str = "[0, inf)") -> float:
-    """A number that is, as a float, in an interval."""
+    """Convert a number to a float, which must be in an interval."""
     result = real(name, value)  # before the comparison: 1 - 10**-30 is below 1, and its float is not
     if not _INTERVALS[interval](result):
         raise ValueError(f"{name} must be in {interval}, got {value!r}")
     return result
 
 
+def positive(name: str, value: float) -> float:
+    """Convert a finite number above 0 to a float."""
+    return number(name, value, "(0, inf)")
+
+
 def count(name: str, value: int, least: int = 1, most: float = math.inf) -> int:
-    """An integer of at least `least` and at most `most`."""
+    """Convert an integer between `least` and `most`, both included, to an int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
@@ -59,21 +66,26 @@ def count(name: str, value: int, least: int = 1, most: float = math.inf) -> int:
 
 
 def flag(name: str, value: bool) -> bool:
-    """True or False."""
+    """Convert True or False, also NumPy's, to a bool."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def items(name: str, value: Sequence[Any]) -> Sequence[Any]:
-    """A list, a tuple, or another sequence that is no text."""
+    """Return a list, a tuple, or another sequence that is not a string."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{name} must be a list or tuple, got {value!r}")
     return value
 
 
+def optional(check: Callable[[str, Any], Any], name: str, value: Any) -> Any:
+    """Return None, or what `check` returns for another value."""
+    return None if value is None else check(name, value)
+
+
 def ascending(name: str, value: Sequence[int]) -> tuple[int, ...]:
-    """Integers of at least 0, none less than the one before it."""
+    """Convert a sequence of integers in ascending order, each at least 0, to a tuple of ints."""
     counts = tuple(count(f"{name}[{k}]", item, 0) for k, item in enumerate(items(name, value)))
     if any(later < earlier for earlier, later in pairwise(counts)):
         raise ValueError(f"{name} must be in ascending order, got {value!r}")
@@ -81,7 +93,7 @@ def ascending(name: str, value: Sequence[int]) -> tuple[int, ...]:
 
 
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
-    """One of several values of one type."""
+    """Return a value that must be one of `allowed`, which are all of one type."""
     if not isinstance(value, type(allowed[0])):
         raise TypeError(f"{name} must be one of {allowed}, got {value!r}")
     if value not in allowed:
@@ -89,13 +101,21 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
+def check_entries(state: Any, expected: Iterable[str]) -> None:
+    """Raise unless a state to load is a mapping that has the expected entries and no others."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
+    if set(state) != set(expected):
+        raise ValueError(f"state must have the keys {sorted(expected)}, got {sorted(map(str, state))}")
+
+
 def label(what: str, name: Any) -> str:
-    """Name of an array in messages: that of the argument, with the key or index if it holds several."""
+    """Name of an array in messages: that of the argument, with the key or index if it holds several arrays."""
     return what if name is None else f"{what}[{name!r}]"
 
 
 def structure_error(what: str, expected: tuple[Any, ...], got: tuple[Any, ...]) -> ValueError | TypeError:
-    """Error for arrays in another structure than that of `params`; both are told by the names of their arrays."""
+    """Error for arrays whose structure is not that of `params`; a structure is given by the names of its arrays."""
 
     def describe(names: tuple[Any, ...]) -> str:
         if names == (None,):

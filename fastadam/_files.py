@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic replacement of files: a file is complete or absent."""
 
 import contextlib
 import os
@@ -12,29 +12,29 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 @contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = False, mode: int = 0o666) -> Iterator[IO[bytes]]:
-    """Open a new file for writing, which takes the name `path` when the block ends, and is removed if the block raises.
+    """Open a new file for writing that replaces `path` when the block ends, and is removed if the block raises.
 
-    At every moment, `path` is either the file before, whole, or the new one, whole. The new file is made beside it and
-    never opens one that exists already, such as a link that somebody else has put there.
+    At any time, `path` is either the complete old file or the complete new one. The new file is created in the same
+    folder, and never by opening a file that already exists, such as a link that another user has placed there.
 
     Parameters
     ----------
     path : Path
-        Its folder must exist.
+        File to replace or create; its folder must exist.
     sync : bool, default=False
-        Whether the content must be on the disk before the file takes its name, to survive a power failure.
+        Whether to write the content to the disk before the file is renamed, so that it survives a power failure.
     mode : int, default=0o666
-        Permissions of the file, from which the process's umask is taken.
+        Permissions of the file, before the umask of the process is applied.
 
     Yields
     ------
     binary file
-        Open for writing.
+        The new file, open for writing.
 
     Raises
     ------
     OSError
-        If the file cannot be made, written or renamed.
+        If the file cannot be created, written or renamed.
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(new, _NEW_FILE, mode)

@@ -1,4 +1,4 @@
-"""Arrays in memory: aligned, at an address, and writeable views of them."""
+"""Arrays in memory: aligned arrays, arrays at an address, and writeable views."""
 
 import ctypes
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector register."""
+"""Alignment in bytes: that of a cache line, and of the widest vector register."""
 
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
-    """A flat array of zeros whose first element stands at a multiple of 64 bytes.
+    """Allocate a flat array of zeros whose first element is aligned to 64 bytes.
 
     Examples
     --------
@@ -26,7 +26,7 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def array_in_memory(address: int, size: int, dtype: DTypeLike, owner: object = None) -> NDArray[Any]:
-    """The `size` elements at `address` as a flat writeable array; it and every view of it keep `owner` alive."""
+    """View the `size` elements at `address` as a flat writeable array; the array and its views keep `owner` alive."""
     dtype = np.dtype(dtype)
     if size == 0:
         return np.empty(0, dtype)
@@ -36,9 +36,9 @@ def array_in_memory(address: int, size: int, dtype: DTypeLike, owner: object = N
 
 
 def writeable_view(array: NDArray[Any]) -> NDArray[Any]:
-    """A C-contiguous array itself, or its memory without the read-only flag: for kernels, which do not write to it.
+    """Return a C-contiguous array, or a writeable view of its memory if it is read-only, for kernels that only read it.
 
-    Numba compiles a function anew for read-only arrays, which memory-mapped data is, as joblib hands it to its workers.
+    Numba compiles a function again for read-only arrays, such as the memory-mapped data that joblib passes to workers.
     """
     if array.flags.writeable:
         return array

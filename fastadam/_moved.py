@@ -1,4 +1,4 @@
-"""Modules that pickles of earlier versions name, by the paths that they had."""
+"""Modules at the paths they had in earlier versions, for pickles that name them."""
 
 import importlib
 import sys
@@ -20,7 +20,7 @@ _HOMES = {
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Find a module by its earlier path: a module with the attributes of the one at today's."""
+    """Finder of modules by their earlier paths: each has the attributes of the module at its present path."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -38,6 +38,6 @@ class _MovedModules(MetaPathFinder, Loader):
 
 
 def find_moved_modules() -> None:
-    """Let imports find modules by their earlier paths, after all other places."""
+    """Make modules importable by their earlier paths, which are searched after all other places."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(_MovedModules())

@@ -1,4 +1,4 @@
-"""Types that many modules name."""
+"""Types shared by many modules."""
 
 from typing import Any
 

@@ -14,26 +14,26 @@ FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class FlatBuffer(Mapping[str, NDArray[Any]]):
-    """One aligned flat array, and a named view of it for each tensor.
+    """One aligned flat array, with a named view of it for each tensor.
 
-    A mapping from names to arrays. Every array is a view of `flat`, whatever is done to the buffer: also after a copy
-    and after pickling. Make one with `FlatBuffer.zeros` or `FlatBuffer.from_arrays`.
+    A mapping from names to arrays. Every array is a view of `flat`, also after the buffer was copied or pickled. Create
+    a buffer with `FlatBuffer.zeros` or `FlatBuffer.from_arrays`.
 
     Parameters
     ----------
     shapes : mapping of str to tuple of int
-        The shape of each tensor, in the order in which they lie in memory, without gaps.
+        Shape of each tensor, in the order of their memory, which has no gaps.
     dtype : {float32, float64}, default=float32
-        The type of every element.
+        Data type of all elements.
 
     Attributes
     ----------
     flat : ndarray of shape (size,)
-        The memory itself.
+        The array that holds all elements.
     shapes : dict of str to tuple of int
-        The shape of each view.
+        Shape of each view.
     offsets : dict of str to int
-        The index in `flat` of the first element of each view.
+        Index in `flat` of the first element of each view.
 
     Raises
     ------
@@ -56,7 +56,7 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
     __slots__ = ("_views", "flat", "offsets", "shapes")
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32) -> None:
-        dtype = _float_dtype(dtype)
+        dtype = float_dtype(dtype)
         if not isinstance(shapes, Mapping):
             raise TypeError(f"shapes must be a mapping of names to shapes, got {type(shapes).__name__}")
         self.shapes = {name: _shape(name, shape) for name, shape in shapes.items()}
@@ -73,17 +73,54 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
 
     @classmethod
     def zeros(cls, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike = np.float32) -> Self:
-        """A buffer of zeros with the given shapes; the same as the constructor."""
+        """Create a buffer of zeros; the same as the constructor.
+
+        Parameters
+        ----------
+        shapes : mapping of str to tuple of int
+            Shape of each tensor.
+        dtype : {float32, float64}, default=float32
+            Data type of all elements.
+
+        Returns
+        -------
+        FlatBuffer
+            The buffer.
+
+        Examples
+        --------
+        >>> from fastadam import FlatBuffer
+        >>> FlatBuffer.zeros({"b0": (3,)}).flat
+        array([0., 0., 0.], dtype=float32)
+        """
         return cls(shapes, dtype)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, ArrayLike], dtype: DTypeLike | None = None) -> Self:
-        """A buffer with copies of `arrays`; its type is theirs (the wider, if they differ) unless `dtype` is given.
+        """Create a buffer with copies of arrays.
+
+        Parameters
+        ----------
+        arrays : mapping of str to array_like
+            The values of each tensor.
+        dtype : {float32, float64}, optional
+            Data type of all elements; by default the type of the arrays, or the wider one if they differ.
+
+        Returns
+        -------
+        FlatBuffer
+            The buffer.
 
         Raises
         ------
         TypeError
             If `dtype`, or the common type of the arrays, is neither float32 nor float64.
+
+        Examples
+        --------
+        >>> from fastadam import FlatBuffer
+        >>> FlatBuffer.from_arrays({"W0": [[1.0, 2.0]], "b0": [3.0]}).flat
+        array([1., 2., 3.])
         """
         if not isinstance(arrays, Mapping):
             raise TypeError(f"arrays must be a mapping of names to arrays, got {type(arrays).__name__}")
@@ -96,25 +133,36 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
         return buffer
 
     def like(self, dtype: DTypeLike | None = None) -> Self:
-        """A buffer of zeros of the same layout: for gradients, or for an optimizer's state."""
+        """Create a buffer of zeros with the same layout, for gradients or for the state of an optimizer.
+
+        Parameters
+        ----------
+        dtype : {float32, float64}, optional
+            Data type of all elements; by default that of this buffer.
+
+        Returns
+        -------
+        FlatBuffer
+            The new buffer.
+        """
         return type(self)(self.shapes, self.flat.dtype if dtype is None else dtype)
 
     def copy(self) -> Self:
-        """An independent buffer with the same layout and values."""
+        """Create an independent buffer with the same layout and values."""
         new = self.like()
         new.flat[:] = self.flat
         return new
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of every element."""
+        """Data type of all elements."""
         return self.flat.dtype
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._views[name]
 
     def __setitem__(self, name: str, value: ArrayLike) -> None:
-        """Write `value` into the view: `buffer["b0"] = 0` fills it, and the view stays where it is."""
+        """Write `value` into the view: `buffer["b0"] = 0` fills the view and does not replace it."""
         if name not in self._views:
             raise KeyError(f"{name!r} is not in this FlatBuffer, which holds {list(self._views)}")
         self._views[name][...] = value
@@ -133,7 +181,7 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
     __hash__ = None  # type: ignore[assignment]
 
     def has_layout_of(self, other: "FlatBuffer") -> bool:
-        """Whether both have the same names and shapes, in the same order, and the same dtype."""
+        """Return whether both buffers have the same names and shapes, in the same order, and the same dtype."""
         return self.dtype == other.dtype and list(self.shapes.items()) == list(other.shapes.items())
 
     def __repr__(self) -> str:
@@ -153,7 +201,8 @@ class FlatBuffer(Mapping[str, NDArray[Any]]):
         self.flat[:] = state["flat"]
 
 
-def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Convert to a NumPy dtype, which must be float32 or float64."""
     dtype = np.dtype(dtype)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"dtype must be float32 or float64, got {dtype}")

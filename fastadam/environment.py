@@ -1,4 +1,4 @@
-"""What fastadam runs on, and compiling everything ahead: `python -m fastadam info` and `python -m fastadam warmup`."""
+"""Description of the environment and ahead-of-time compilation: `python -m fastadam info` and `... warmup`."""
 
 import os
 import platform
@@ -33,12 +33,12 @@ _PACKAGES = ("fastadam", "numpy", "scipy", "numba", "llvmlite", "scikit-learn", 
 
 
 def info() -> dict[str, str]:
-    """Describe the versions, threads, BLAS, CPU, cache and GPU that fastadam finds.
+    """Describe the versions, threads, BLAS, CPU, caches and GPU that fastadam finds.
 
     Returns
     -------
     dict of str to str
-        One line for each; `python -m fastadam info` prints them.
+        A line of text for each item; `python -m fastadam info` prints them.
 
     Examples
     --------
@@ -52,22 +52,22 @@ def info() -> dict[str, str]:
     described["threads"] = _threads()
     described["parallel kernels"] = _parallel_kernels()
     described["BLAS"] = _blas()
-    described["kernel cache"] = _described(user_place(), "kept here")
-    described["package kernels"] = _described(package_place(), "kept here by `warmup --into-package`")
+    described["kernel cache"] = _described(user_place(), "stored here")
+    described["package kernels"] = _described(package_place(), "stored here by `warmup --into-package`")
     described["GPU"] = _gpu()
     return described
 
 
 def warmup() -> float:
-    """Compile what the estimators and the optimizers with their usual settings need, for float32 and float64.
+    """Compile the kernels of the estimators and of the optimizers with default settings, for float32 and float64.
 
-    It is left in the disk cache, where later processes find it. `python -m fastadam warmup --into-package` leaves it in
-    the installed package, where every user finds it.
+    The kernels are stored in the disk cache, where later processes find them. `python -m fastadam warmup
+    --into-package` stores them in the installed package, where all its users find them.
 
     Returns
     -------
     float
-        Seconds that it took; a second call, also in another process, finds everything compiled.
+        The time taken, in seconds; a second call, also in another process, finds all kernels compiled.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def _version(package: str) -> str:
 
 
 def _threads() -> str:
-    """How many, every limit that is set, and the first of those that bind."""
+    """Describe the number of threads, every limit that is set, and the first limit that binds."""
     limits = process_limits() | thread_limits()
     binding = min(limits, key=lambda name: limits[name])
     shown = {"CPU quota": "none"} | {name: str(limit) for name, limit in limits.items()}
@@ -120,13 +120,14 @@ def _threads() -> str:
 
 
 def _cpu() -> str:
-    fused = "with fused multiply-add" if TARGET.fused else "without fused multiply-add (slower, and other rounding)"
+    slow = "without fused multiply-add (slower, and rounded differently)"
+    fused = "with fused multiply-add" if TARGET.fused else slow
     vectors = f"vectors of {TARGET.vector_bytes} bytes, tiles of {TILE_ROWS} rows"
     return f"{llvm.get_host_cpu_name()}; code for {TARGET.name}, {fused}, {vectors}"
 
 
 def _described(place: Place, kept: str) -> str:
-    """A place of compiled kernels: what is in it, and whether more can be kept there, or why not."""
+    """Describe a place of compiled kernels: its content, and whether more can be stored there, or why not."""
     if place.folder is None:
         return f"none: {place.obstacle()}"
     if refusal := place.refusal():

@@ -1,13 +1,13 @@
-"""The kernels for your own `@njit` code: one step of each rule over flat arrays.
+"""Kernels for your own `@njit` code: one step of each rule over flat arrays.
 
-Each is a compiled function that can be called from Python and from inside another compiled function, allocates nothing,
-and updates its arrays in place. For every rule there are three: `<rule>_step`, which is serial below 256 KiB of
-parameters and runs on Numba's threads from there; `<rule>_step_serial`, on the calling thread alone, for use inside a
-`prange` of your own or in a forked process; and `<rule>_step_parallel`, on Numba's threads whatever the size. All three
-give the same bits, on any number of threads.
+Each kernel is a compiled function that can be called from Python and from other compiled functions. It allocates no
+memory and updates its arrays in place. There are three kernels for each rule: `<rule>_step` runs serially below 256 KiB
+of parameters, and on Numba's threads otherwise; `<rule>_step_serial` runs on the calling thread, for use inside a
+`prange` of your own or in a forked process; `<rule>_step_parallel` runs on Numba's threads for any size. All three give
+the same bits on any number of threads.
 
-All take the parameters `p`, the gradient `g`, the arrays of the rule's state, which are zeros before the first step,
-then the number `t` of this step, counted from 1, then the hyper-parameters:
+The arguments are the parameters `p`, the gradient `g`, the arrays of the rule's state (zeros before the first step),
+the number `t` of the step, counted from 1, and the hyper-parameters:
 
 ================= ===================================== ==================================================
 rule              state                                 hyper-parameters
@@ -28,21 +28,21 @@ radam             exp_avg, exp_avg_sq                   lr, beta1, beta2, eps
 lion              exp_avg                               lr, beta1, beta2
 ================= ===================================== ==================================================
 
-Arrays are of one shape, all float32 or all float64; those of several dimensions are contiguous, all in C or all in
-Fortran order. Hyper-parameters are numbers. `mu_product` is the product of the momenta of the preceding steps,
-`fastadam.kernels.nadam_momentum(t, beta1, momentum_decay)`, and 1 at the first step.
+All arrays have the same shape and dtype, float32 or float64; arrays of several dimensions are contiguous, all in C or
+all in Fortran order. Hyper-parameters are numbers. `mu_product` is the product of the momenta of the previous steps,
+`fastadam.kernels.nadam_momentum(t, beta1, momentum_decay)`, which is 1 at the first step.
 
 Raises
 ------
 ValueError
-    If shapes or memory orders differ, an array of several dimensions is not contiguous, one that is written is
+    If shapes or memory orders differ, an array of several dimensions is not contiguous, an array other than `g` is
     read-only, or `t` is less than 1.
 TypeError
     If an array is not float32 or float64, or the dtypes differ.
 
 Notes
 -----
-The formulas, with their sources, are those of `fastadam.formulas.rules`.
+The formulas and their sources are in `fastadam.formulas.rules`.
 
 Examples
 --------
@@ -85,14 +85,14 @@ _DOC = """{purpose}
     """
 
 _PURPOSES = {
-    "": "One step over flat arrays, in place; serial below 256 KiB of parameters, on Numba's threads from there.",
-    "_serial": "One step over flat arrays, in place, on the calling thread alone.",
-    "_parallel": "One step over flat arrays, in place, on Numba's threads, whatever the size.",
+    "": "Perform one step, in place: serially below 256 KiB of parameters, on Numba's threads otherwise.",
+    "_serial": "Perform one step, in place, on the calling thread.",
+    "_parallel": "Perform one step, in place, on Numba's threads.",
 }
 
 
 def _kernels_of(rule: rules.Rule) -> tuple[Any, Any, Any]:
-    """The three kernels of a rule: the usual one, the serial one, the parallel one."""
+    """Make the three kernels of a rule: the usual, the serial and the parallel one."""
     serial, parallel, check, flats = _serial(rule), _parallel(rule), _check(rule), _flats(rule)
     scalars = _scalars(rule)
 
@@ -119,7 +119,7 @@ def _kernels_of(rule: rules.Rule) -> tuple[Any, Any, Any]:
 
 
 def _public(rule: rules.Rule, suffix: str, body: Callable[..., None]) -> Any:
-    """The kernel with the rule's own argument names, as Numba wants them: written out."""
+    """Make the kernel with the rule's own argument names, which Numba requires to be written out."""
     name = f"{rule.name}_step{suffix}"
     states, hyper = (_names(rule.states), rule.hyper)
     arguments = ", ".join(("p", "g", *states, "t", *hyper))
@@ -132,7 +132,7 @@ def _public(rule: rules.Rule, suffix: str, body: Callable[..., None]) -> Any:
 
 
 def _names(states: tuple[str, ...]) -> tuple[str, ...]:
-    """The states' names as arguments: a hyper-parameter may be called momentum, and `sum` is Python's."""
+    """Names of the states as arguments: a hyper-parameter may be called momentum, and `sum` is a builtin."""
     return tuple({"momentum_buffer": "buffer", "sum": "total"}.get(name, name) for name in states)
 
 
@@ -160,7 +160,7 @@ def _parallel(rule: rules.Rule) -> Callable[..., None]:
 
 
 def _guarded(rule: rules.Rule, body: Callable[..., None]) -> Callable[..., None]:
-    """The body for arrays that it takes; for others it is not compiled, and what is raised says why in one line."""
+    """Guard the body of a kernel: for arrays that it cannot take it is not compiled, and one line says why."""
     names = ("p", "g", *_names(rule.states))
 
     def run(p, g, rows, t, hyper):
@@ -188,7 +188,7 @@ def _guarded(rule: rules.Rule, body: Callable[..., None]) -> Callable[..., None]
 
 
 def _problem(names: tuple[str, ...], arrays: tuple[Any, ...]) -> Exception | None:
-    """What keeps a kernel from taking these arrays, or these types of Numba's, as an exception."""
+    """Exception that says why a kernel cannot take these arrays, or Numba types of arrays; None if it can."""
     for name, array in zip(names, arrays, strict=True):
         if not isinstance(array, np.ndarray | types.Array):
             return TypeError(f"{name} must be a float32 or float64 array, got {_kind(array)}")
@@ -212,7 +212,7 @@ def _kind(value: Any) -> str:
 
 
 def _order(array: Any) -> str:
-    """The order of the elements in memory: "C", "F", or "A" if they are not contiguous."""
+    """Memory order of an array: "C", "F", or "A" if it is not contiguous."""
     if isinstance(array, types.Array):
         return str(array.layout)
     return "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else "A"
@@ -223,7 +223,7 @@ def _is_writable(array: Any) -> bool:
 
 
 def _flat(array):
-    """The elements of a contiguous array in the order that they have in memory; an array of one dimension itself."""
+    """Flatten a contiguous array in its memory order; an array of one dimension is returned as it is."""
     return array if array.ndim == 1 else array.reshape(-1) if array.flags.c_contiguous else array.T.reshape(-1)
 
 
@@ -249,7 +249,7 @@ def _flats(rule: rules.Rule) -> Callable[..., Any]:
 
 
 def _check(rule: rules.Rule) -> Callable[..., None]:
-    """What refuses arrays of another shape, and steps that do not count from 1."""
+    """Make the check that raises for arrays of another shape than `p`, and for `t` below 1."""
     same = {f"same{k}": _same_shape(name) for k, name in enumerate(_names(rule.states))}
     checks = [f"same{k}(p, rows[{k}])" for k in range(len(rule.states))]
     states = inner(from_text("states(p, rows)", *checks, "pass", **same))

@@ -1,4 +1,4 @@
-"""Estimators put together and set up for a kind of task, of scikit-learn's own pieces."""
+"""Presets: pipelines of scikit-learn's components and our estimators, configured for a kind of task."""
 
 from typing import Any
 
@@ -22,16 +22,16 @@ TABULAR_REGRESSION: dict[str, Any] = {
     "max_iter": 200,
     "n_iter_no_change": np.inf,
 }
-"""What `tabular_regressor` gives to `MLPRegressor`."""
+"""Parameters that `tabular_regressor` passes to `MLPRegressor`."""
 
 SMOOTH_BOUND = 3.0
+"""Bound of `smooth_clip`: no value exceeds it in absolute value (Holzmüller, Grinsztajn & Steinwart 2024)."""
 
 
 def smooth_clip(X: ArrayLike) -> NDArray[np.float32]:
-    """Squash each value into (-3, 3), with hardly a change between -1 and 1: x / sqrt(1 + (x / 3)²), in float32.
+    """Squash each value into (-3, 3), with little change between -1 and 1: x / sqrt(1 + (x / 3)²), in float32.
 
-    Of standardized features it leaves what is usual as it is, and brings outliers near (Holzmüller, Grinsztajn &
-    Steinwart 2024, "Better by default", https://arxiv.org/abs/2407.04491).
+    For standardized features, it hardly changes typical values and limits outliers.
 
     Parameters
     ----------
@@ -41,7 +41,12 @@ def smooth_clip(X: ArrayLike) -> NDArray[np.float32]:
     Returns
     -------
     ndarray of float32, of the same shape
-        What the network takes; it trains in float32.
+        The clipped features, from which the network is trained in float32.
+
+    Notes
+    -----
+    Holzmüller, Grinsztajn & Steinwart (2024), "Better by default: Strong pre-tuned MLPs and boosted trees on tabular
+    data", https://arxiv.org/abs/2407.04491.
 
     Examples
     --------
@@ -54,35 +59,36 @@ def smooth_clip(X: ArrayLike) -> NDArray[np.float32]:
 
 
 def tabular_regressor(**parameters: Any) -> TransformedTargetRegressor:
-    """Regressor for tables, with settings that need no search; an opt-in, nothing else uses them.
+    """Regressor for tabular data, with settings that need no search.
 
     A pipeline of `StandardScaler`, `smooth_clip` and `MLPRegressor`, inside a `TransformedTargetRegressor` that
-    standardizes y: three layers of 256 units, AdamW, 200 epochs of one cycle of the learning rate, a little dropout.
-    On eleven real tables its cross-validated error is below that of scikit-learn's defaults, about half of it, for two
-    to four times the time; gradient boosting is better on most of them. docs/tabular.md has the figures.
+    standardizes y. The network has three layers of 256 units and is trained by AdamW for 200 epochs, with one cycle of
+    the learning rate and a little dropout. On eleven real data sets its cross-validated error is about half that of
+    scikit-learn's defaults, and training takes two to four times as long; gradient boosting is better on most of them.
+    The figures are in docs/tabular.md. The defaults of `MLPRegressor` are unaffected by this preset.
 
     Parameters
     ----------
     **parameters : dict
-        Parameters of `MLPRegressor` that are to be others than those in `TABULAR_REGRESSION`: `random_state`, say, or
-        a smaller `batch_size` for tables of less than 256 rows.
+        Parameters of `MLPRegressor`, which replace those in `TABULAR_REGRESSION`: for example `random_state`, or a
+        smaller `batch_size` for tables of fewer than 256 rows.
 
     Returns
     -------
     TransformedTargetRegressor
-        Not fitted. It takes numbers without gaps: encode categories and impute before, in a pipeline of your own. After
-        `fit`, `regressor_[-1]` is the network.
+        The regressor, not fitted. It takes numbers without missing values: encode categories and impute in a pipeline
+        of your own before it. After `fit`, `regressor_[-1]` is the network.
 
     Raises
     ------
     TypeError
         If `MLPRegressor` has no such parameter.
 
-    References
-    ----------
-    Holzmüller, Grinsztajn & Steinwart (2024), "Better by default: Strong pre-tuned MLPs and boosted trees on tabular
-    data", https://arxiv.org/abs/2407.04491: the idea, smooth clipping, width, depth and beta_2. What their RealMLP has
-    in its layers (embeddings of numbers, parametric activations, a scaling layer) is not here.
+    Notes
+    -----
+    The idea, smooth clipping, width, depth and beta_2 are from Holzmüller, Grinsztajn & Steinwart (2024), "Better by
+    default: Strong pre-tuned MLPs and boosted trees on tabular data", https://arxiv.org/abs/2407.04491. The layers of
+    their RealMLP (numerical embeddings, parametric activations, a scaling layer) are not implemented.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Learning-rate schedules: functions of the step, and what couples one to an optimizer.
+"""Learning-rate schedules: functions of the step, and `Scheduler`, which applies one to an optimizer.
 
-A schedule is any function of the step t, counted from 0, that gives a learning rate: a finite number of at least 0. The
-classes here are such functions, immutable and made of plain numbers, with the names, formulas and defaults of
-`torch.optim.lr_scheduler`. What a step is, an update or an epoch, is for the caller of `Scheduler.step` to say.
+A schedule is any function of the step `t`, counted from 0, that returns a learning rate: a finite number, at least 0.
+The classes of this module are such functions, immutable and made of plain numbers. Their names, formulas and defaults
+are those of `torch.optim.lr_scheduler`. A step is an update or an epoch, depending on when `Scheduler.step` is called.
 """
 
 import inspect
@@ -15,7 +15,8 @@ from itertools import pairwise
 from numbers import Real
 from typing import Annotated, Any, Literal, Protocol
 
-from fastadam._checks import Checked, ascending, choice, count, items, number, real
+from fastadam._checks import Checked, ascending, check_entries, choice, count, flag, items, number, positive, real
+from fastadam._docs import fill_docstring
 
 
 def _function(name: str, value: Any) -> Any:
@@ -38,10 +39,10 @@ def _schedules(name: str, value: Any) -> "tuple[Schedule, ...]":
     return schedules
 
 
-# The types of the fields, each with its check.
+# Types of the fields, each with its check.
 _Rate = Annotated[float, number]
 
-_Positive = Annotated[float, partial(number, interval="(0, inf)")]
+_Positive = Annotated[float, positive]
 
 _Part = Annotated[float, partial(number, interval="[0, 1]")]
 
@@ -58,24 +59,35 @@ _Schedules = Annotated[Sequence[Any], _schedules]
 
 @dataclass(frozen=True)
 class Schedule(Checked):
-    """What the schedules share: they are immutable, compare by value, and are called with the step.
+    """Base class of the schedules, which are immutable, compare by value, and are called with the step.
 
     Raises
     ------
     TypeError
-        If a parameter, the step, or the rate at a step is not of its type.
+        If a parameter, the step, or the rate at a step has the wrong type.
     ValueError
-        If a parameter or the step is out of its range, or the rate at a step is NaN, infinite or negative.
+        If a parameter or the step is out of range, or the rate at a step is NaN, infinite or negative.
     """
 
     def __call__(self, t: int) -> float:
-        """The learning rate for step `t`, an integer of at least 0."""
+        """Compute the learning rate of a step.
+
+        Parameters
+        ----------
+        t : int
+            The step, counted from 0.
+
+        Returns
+        -------
+        float
+            The learning rate, at least 0.
+        """
         t = count("t", t, 0)
         try:
             rate = self._at(t)
-        except OverflowError:  # what Python makes of gamma ** t
+        except OverflowError:  # raised by gamma ** t for Python floats
             rate = math.inf
-        if type(rate) is float and 0 <= rate < math.inf:  # at once: the name below costs more than most schedules
+        if type(rate) is float and 0 <= rate < math.inf:  # first: the name below costs more than most schedules
             return rate
         return number(f"the rate of {self!r} at step {t}", rate)
 
@@ -83,8 +95,25 @@ class Schedule(Checked):
         raise NotImplementedError
 
 
+_documented = fill_docstring(
+    lr="""
+lr : float
+    Initial learning rate, at least 0.""",
+    gamma="""
+gamma : float, default=0.1
+    Factor of each reduction, at least 0.""",
+    eta_min="""
+eta_min : float, default=0.0
+    The lowest rate, at least 0.""",
+    schedules="""
+schedules : sequence of callable, number, str or mapping
+    At least one schedule, each as accepted by `get_schedule`.""",
+)
+"""Class decorator that completes the docstring of a schedule by the texts that several schedules share."""
+
+
 def _between(start: float, end: float, part: float) -> float:
-    """From `start` to `end`, both met exactly: no rate falls below 0 by rounding."""
+    """Interpolate from `start` to `end`, both exact, so that rounding takes no rate below 0."""
     return start * (1 - part) + end * part
 
 
@@ -94,7 +123,14 @@ def _half_cosine(part: float) -> float:
 
 @dataclass(frozen=True)
 class Function(Schedule):
-    """`function(t)`: any function of the step as a schedule, which is what `get_schedule` makes of one.
+    """Any function of the step as a schedule: `function(t)`.
+
+    `get_schedule` wraps functions in this class.
+
+    Parameters
+    ----------
+    function : callable
+        Function of the step `t` that returns the learning rate.
 
     Examples
     --------
@@ -111,7 +147,12 @@ class Function(Schedule):
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same rate `lr` at every step.
+    """Constant rate `lr`.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate of every step, at least 0.
 
     Examples
     --------
@@ -126,9 +167,17 @@ class Constant(Schedule):
         return self.lr
 
 
+@_documented
 @dataclass(frozen=True)
 class Step(Schedule):
-    """`lr * gamma ** (t // step_size)`, as `StepLR`: the rate is multiplied by `gamma` every `step_size` steps.
+    """Rate multiplied by `gamma` every `step_size` steps: `lr * gamma ** (t // step_size)`, as `StepLR`.
+
+    Parameters
+    ----------
+    {lr}
+    step_size : int
+        Number of steps between reductions.
+    {gamma}
 
     Examples
     --------
@@ -145,9 +194,19 @@ class Step(Schedule):
         return self.lr * self.gamma ** (t // self.step_size)
 
 
+@_documented
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """`lr * gamma ** n` where n of the ascending `milestones` are at most t, as `MultiStepLR`.
+    """Rate multiplied by `gamma` at each of the milestones, as `MultiStepLR`.
+
+    The rate of step `t` is `lr * gamma ** n`, where `n` is the number of milestones that are at most `t`.
+
+    Parameters
+    ----------
+    {lr}
+    milestones : sequence of int
+        Steps at which the rate is multiplied, in ascending order.
+    {gamma}
 
     Examples
     --------
@@ -164,9 +223,16 @@ class MultiStep(Schedule):
         return self.lr * self.gamma ** bisect_right(self.milestones, t)
 
 
+@_documented
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """`lr * gamma ** t`, as `ExponentialLR`.
+    """Rate multiplied by `gamma` at every step: `lr * gamma ** t`, as `ExponentialLR`.
+
+    Parameters
+    ----------
+    {lr}
+    gamma : float
+        Factor of every step, at least 0.
 
     Examples
     --------
@@ -182,14 +248,24 @@ class Exponential(Schedule):
         return self.lr * self.gamma**t
 
 
+@_documented
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """`eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2`, as `CosineAnnealingLR`.
+    """Half a cosine from `lr` to `eta_min`, as `CosineAnnealingLR`.
 
-    The rate is `eta_min` at step `T_max`, and rises again after it, back to `lr` at `2 * T_max`.
+    The rate is `eta_min` at step `T_max`. It rises after that, and is `lr` again at step `2 * T_max`.
+
+    Parameters
+    ----------
+    {lr}
+    T_max : int
+        Step of the lowest rate.
+    {eta_min}
 
     Notes
     -----
+    The rate of step `t` is `eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2`.
+
     Loshchilov & Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017).
 
     Examples
@@ -207,11 +283,22 @@ class Cosine(Schedule):
         return _between(self.lr, self.eta_min, _half_cosine(t / self.T_max))
 
 
+@_documented
 @dataclass(frozen=True)
 class CosineWarmRestarts(Schedule):
-    """`Cosine` that begins anew after `T_0` steps, and then after `T_mult` times as many steps each time.
+    """Cosine schedule with restarts, as `CosineAnnealingWarmRestarts`.
 
-    As `CosineAnnealingWarmRestarts`: each run falls from `lr` towards `eta_min`, which the next one's start forestalls.
+    Each cycle falls from `lr` towards `eta_min`, at which the next cycle starts from `lr`.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate at the start of each cycle, at least 0.
+    T_0 : int
+        Number of steps of the first cycle.
+    T_mult : int, default=1
+        Ratio of the lengths of consecutive cycles.
+    {eta_min}
 
     Notes
     -----
@@ -233,7 +320,7 @@ class CosineWarmRestarts(Schedule):
         length = self.T_0
         if self.T_mult == 1:
             t %= length
-        while t >= length:  # in integers: a logarithm would round, and so miss a restart
+        while t >= length:  # in integers: a logarithm would be rounded, and could miss a restart
             t -= length
             length *= self.T_mult
         return _between(self.lr, self.eta_min, _half_cosine(t / length))
@@ -241,7 +328,18 @@ class CosineWarmRestarts(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """`lr` times what goes from `start_factor` to `end_factor`, both in [0, 1], in `total_iters` steps, as `LinearLR`.
+    """Rate that changes linearly for `total_iters` steps and is constant after them, as `LinearLR`.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate that the factors multiply, at least 0.
+    start_factor : float, default=1/3
+        Factor of the first step, in [0, 1].
+    end_factor : float, default=1.0
+        Factor of step `total_iters` and all later ones, in [0, 1].
+    total_iters : int, default=5
+        Number of steps of the change.
 
     Examples
     --------
@@ -259,9 +357,18 @@ class Linear(Schedule):
         return self.lr * _between(self.start_factor, self.end_factor, min(t, self.total_iters) / self.total_iters)
 
 
+@_documented
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """`lr * (1 - t / total_iters) ** power`, and 0 from step `total_iters` on, as `PolynomialLR`.
+    """Polynomial decay to 0: `lr * (1 - t / total_iters) ** power`, as `PolynomialLR`.
+
+    Parameters
+    ----------
+    {lr}
+    total_iters : int, default=5
+        Step from which the rate is 0.
+    power : float, default=1.0
+        Exponent, at least 0.
 
     Examples
     --------
@@ -280,27 +387,32 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from `max_lr / div_factor` to `max_lr`, and down to `max_lr / div_factor / final_div_factor`: `OneCycleLR`.
+    """Rate that rises to `max_lr` and falls to almost 0, as `OneCycleLR`.
+
+    The rate rises from `max_lr / div_factor` to `max_lr`, and falls to `max_lr / div_factor / final_div_factor`.
 
     Parameters
     ----------
     max_lr : float
         The highest rate.
     total_steps : int
-        Length of the cycle. The last rate is that of step `total_steps - 1`, and it stays, where PyTorch would raise.
+        Length of the cycle. Steps after the last one, `total_steps - 1`, have the same rate as that; PyTorch raises.
     pct_start : float, default=0.3
-        The part of the cycle, in [0, 1], in which the rate rises.
+        Fraction of the cycle, in [0, 1], in which the rate rises.
     anneal_strategy : {"cos", "linear"}, default="cos"
-        The shape of each way up or down: half a cosine or a straight line.
-    div_factor, final_div_factor : float, default=25.0 and 1e4
-        What `max_lr` is divided by for the first rate, and the first rate for the last one; above 0.
+        Shape of each rise and fall: half a cosine or a straight line.
+    div_factor : float, default=25.0
+        Ratio of `max_lr` to the first rate, above 0.
+    final_div_factor : float, default=1e4
+        Ratio of the first rate to the last rate, above 0.
     three_phase : bool, default=False
-        Go down to the first rate as slowly as up from it, and only then to the last rate.
+        Whether the rate first falls to the first rate, in as many steps as it has risen from it, and then to the last
+        rate.
 
     Notes
     -----
     Smith & Topin, "Super-convergence: very fast training of neural networks using large learning rates" (2019), whose
-    own form is `three_phase=True`. The rate alone is cycled: the betas are left as they are.
+    own form is `three_phase=True`. Only the rate is cycled, not the momentum.
 
     Examples
     --------
@@ -316,7 +428,7 @@ class OneCycle(Schedule):
     anneal_strategy: Annotated[Literal["cos", "linear"], partial(choice, allowed=("cos", "linear"))] = "cos"
     div_factor: _Positive = 25.0
     final_div_factor: _Positive = 1e4
-    three_phase: Annotated[bool, partial(choice, allowed=(True, False))] = False
+    three_phase: Annotated[bool, flag] = False
 
     def _at(self, t: int) -> float:
         last, rise = self.total_steps - 1, self.pct_start * self.total_steps
@@ -326,22 +438,22 @@ class OneCycle(Schedule):
             knots.insert(2, (2 * rise - 2, first_rate))
         t = min(t, last)
         (start, from_rate), (end, to_rate) = next(way for way in pairwise(knots) if t <= way[1][0])
-        part = (t - start) / (end - start) if end > start else 1.0  # a rise of no length is over at once
+        part = (t - start) / (end - start) if end > start else 1.0  # a rise of length 0 ends immediately
         return _between(from_rate, to_rate, part if self.anneal_strategy == "linear" else _half_cosine(part))
 
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """A linear rise to the first rate of `schedule`, from `start_factor` times it, and then `schedule` itself.
+    """Linear rise to the first rate of another schedule, followed by that schedule.
 
     Parameters
     ----------
     schedule : callable, number, str or mapping
-        As `get_schedule` takes it. Its own step 0 is step `steps`.
+        Schedule after the rise, as accepted by `get_schedule`. Its step 0 is step `steps`.
     steps : int
-        Length of the rise; 0 for none.
+        Number of steps of the rise, at least 0.
     start_factor : float, default=1/3
-        The first rate is this part, in [0, 1], of `schedule(0)`.
+        Ratio of the first rate to `schedule(0)`, in [0, 1].
 
     Examples
     --------
@@ -359,16 +471,16 @@ class Warmup(Schedule):
         return rate * _between(self.start_factor, 1.0, t / self.steps) if t < self.steps else rate
 
 
+@_documented
 @dataclass(frozen=True)
 class Sequential(Schedule):
-    """One schedule after another, each counting its steps from its own beginning, as `SequentialLR`.
+    """Several schedules one after another, each counting steps from its own start, as `SequentialLR`.
 
     Parameters
     ----------
-    schedules : sequence of callables, numbers, str or mappings
-        Each as `get_schedule` takes it; at least one.
+    {schedules}
     milestones : sequence of int
-        The ascending steps at which the second, third, ... schedule begins: one fewer than `schedules`.
+        Steps at which the second, third, ... schedule starts, in ascending order: one fewer than `schedules`.
 
     Examples
     --------
@@ -393,11 +505,16 @@ class Sequential(Schedule):
         return rate
 
 
+@_documented
 @dataclass(frozen=True)
 class Product(Schedule):
-    """The product of several schedules at the same step: one gives the rate, and the others factors of it.
+    """Product of several schedules at the same step: one is the rate, the others are factors of it.
 
-    It is what `ChainedScheduler` gives for schedulers that multiply the rate.
+    It equals `ChainedScheduler` for schedulers that multiply the rate.
+
+    Parameters
+    ----------
+    {schedules}
 
     Examples
     --------
@@ -421,32 +538,32 @@ class _PlateauState(Checked):
     cooldown_counter: _StepsOrNone = 0
 
 
+@_documented
 @dataclass(frozen=True)
 class Plateau(Checked):
-    """Multiply the rate by `factor` when a metric has not improved for more than `patience` steps.
+    """Rate multiplied by `factor` when a metric has stopped improving, as `ReduceLROnPlateau`.
 
-    As `ReduceLROnPlateau`. It is no function of the step: a `Scheduler` keeps its state, and is given the metric.
+    It is not a function of the step: a `Scheduler` holds its state and passes it the metric.
 
     Parameters
     ----------
-    lr : float
-        The first rate.
+    {lr}
     mode : {"min", "max"}, default="min"
-        Whether the metric is to fall or to rise.
+        Whether an improvement is a decrease or an increase of the metric.
     factor : float, default=0.1
-        In [0, 1).
+        Factor of each reduction, in [0, 1).
     patience : int, default=10
-        So many steps in a row without improvement are borne.
+        Steps without improvement to tolerate before the rate is reduced.
     threshold : float, default=1e-4
-        What counts as an improvement on the best metric so far.
+        Smallest change of the best metric that counts as an improvement.
     threshold_mode : {"rel", "abs"}, default="rel"
-        Whether that is a part of the best metric, or in the metric's own unit.
+        Whether `threshold` is relative to the best metric or absolute.
     cooldown : int, default=0
-        After a reduction, so many steps are not counted as bad.
+        Number of steps after a reduction in which the metric is not counted as having failed to improve.
     min_lr : float, default=0.0
-        No rate is reduced below it.
+        Lower bound of the rate.
     eps : float, default=1e-8
-        A reduction of the rate by this or less is not made.
+        Reductions of the rate by `eps` or less are skipped.
 
     Examples
     --------
@@ -475,7 +592,7 @@ class Plateau(Checked):
         return _PlateauState(self.lr, math.inf if self.mode == "min" else -math.inf)
 
     def _after(self, state: _PlateauState, metric: Any) -> _PlateauState:
-        """The state after a step with this metric; NaN is no improvement."""
+        """Compute the state after a step with this metric; NaN is never an improvement."""
         metric = real("metric", metric)
         better = self._is_better(metric, state.best)
         best = metric if better else state.best
@@ -509,27 +626,28 @@ _KINDS: dict[str, type[Schedule | Plateau]] = {
 
 
 def get_schedule(spec: Any, **parameters: Any) -> Schedule | Plateau:
-    """A schedule from a function, a number, or a name and its parameters.
+    """Make a schedule from a function, a number, or a name and its parameters.
 
     Parameters
     ----------
     spec : callable, number, str or mapping
         A `Schedule` or a `Plateau`, which is returned as it is; another function of the step; a number, for a constant
-        rate; the name of a schedule, as "cosine_warm_restarts" is of `CosineWarmRestarts`; or a mapping of "name" and
-        the parameters.
+        rate; the name of a schedule, such as "cosine_warm_restarts" for `CosineWarmRestarts`; or a mapping with the
+        entry "name" and the parameters.
     **parameters
-        The parameters of the schedule, where `spec` is a name.
+        Parameters of the schedule if `spec` is a name.
 
     Returns
     -------
     Schedule or Plateau
+        The schedule.
 
     Raises
     ------
     TypeError
-        If `spec` is none of these, or a parameter is missing, unknown or of another type.
+        If `spec` is none of these, or a parameter is missing, unknown or has the wrong type.
     ValueError
-        If there is no such name, or a parameter is out of its range.
+        If there is no schedule of that name, or a parameter is out of range.
 
     Examples
     --------
@@ -549,7 +667,7 @@ def get_schedule(spec: Any, **parameters: Any) -> Schedule | Plateau:
         return _named(spec["name"], {str(key): value for key, value in spec.items() if key != "name"})
     if isinstance(spec, Real):
         return Constant(spec)  # type: ignore[arg-type]  # its check makes it a float
-    return Function(_function("spec, if no number, name, or mapping with a name,", spec))
+    return Function(_function("spec, unless it is a number, a name or a mapping with a name,", spec))
 
 
 def _named(name: Any, parameters: dict[str, Any]) -> Schedule | Plateau:
@@ -567,34 +685,39 @@ class _HasRate(Protocol):
 
 
 class Scheduler:
-    """Sets the learning rate of an optimizer: at once to the first rate of a schedule, and to the next at every `step`.
+    """Learning-rate scheduler: sets the rate of an optimizer, first when it is made and then at every `step`.
 
     Parameters
     ----------
     optimizer : Adam, or any object with an attribute `lr`
-        Its `lr` is set, and nothing else of it is looked at. What else sets it is overruled at the next step.
+        Optimizer whose `lr` is set; nothing else of it is used. Values assigned to `lr` elsewhere are overwritten at
+        the next step.
     schedule : callable, Plateau, number, str or mapping
-        As `get_schedule` takes it.
+        Schedule of the rate, as accepted by `get_schedule`.
     group : str, optional
-        Set the rate of this one of the optimizer's `groups` instead. A group without a rate of its own has the
-        optimizer's.
+        Name of a group of the optimizer whose rate is set instead. A group without a rate of its own has the rate of
+        the optimizer.
 
     Attributes
     ----------
-    optimizer, schedule, group : object
-        As given, the schedule through `get_schedule`.
+    optimizer : object
+        The optimizer.
+    schedule : Schedule or Plateau
+        The schedule.
+    group : str or None
+        The name of the group.
     t : int
-        The number of steps taken, and the step that the present rate is for.
+        The number of steps taken, which is the step whose rate is set.
 
     Raises
     ------
     TypeError
-        If `optimizer` has no `lr`, or no groups where one is named, `schedule` is none, or its rate at a step is not a
-        number.
+        If `optimizer` has no `lr`, or has no groups and `group` is given; if `schedule` is not a schedule, or its rate
+        at a step is not a number.
     KeyError
         If the optimizer has no group of that name.
     ValueError
-        If the rate at a step is NaN, infinite or negative. The optimizer and the scheduler stay as they were.
+        If the rate at a step is NaN, infinite or negative. The optimizer and the scheduler are unchanged then.
 
     Examples
     --------
@@ -612,7 +735,7 @@ class Scheduler:
     """
 
     def __init__(self, optimizer: _HasRate, schedule: Any, *, group: str | None = None) -> None:
-        if not hasattr(optimizer, "lr"):  # to set one nonetheless would change nothing, and say nothing
+        if not hasattr(optimizer, "lr"):  # setting one would have no effect, silently
             raise TypeError(f"optimizer must have an attribute lr, got {optimizer!r}")
         if group is not None and not hasattr(optimizer, "set_group"):
             raise TypeError(f"optimizer must have groups, of which one is {group!r}, got {optimizer!r}")
@@ -627,49 +750,50 @@ class Scheduler:
         Parameters
         ----------
         metric : float, optional
-            What a `Plateau` watches, and no other schedule looks at.
+            Metric for a `Plateau`; ignored by other schedules.
 
         Raises
         ------
         TypeError
-            If the metric that a `Plateau` needs, or the new rate, is not a number.
+            If the new rate, or the metric for a `Plateau`, is not a number.
         ValueError
-            If the new rate is NaN, infinite or negative. Nothing is changed then.
+            If the new rate is NaN, infinite or negative. Nothing is changed in that case.
         """
         self._go_to(self.t + 1, self.schedule._after(self._plateau, metric) if self._plateau else None)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of what `load_state_dict` needs to go on from here: plain numbers, without the schedule itself.
+        """Return the state, as plain numbers, for `load_state_dict`; the schedule itself is not included.
 
         Returns
         -------
         dict
-            "t", and for a `Plateau` also "lr", "best", "num_bad_epochs" and "cooldown_counter".
+            The entry "t", and for a `Plateau` also "lr", "best", "num_bad_epochs" and "cooldown_counter".
         """
         return {"t": self.t} | (asdict(self._plateau) if self._plateau else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`, and set the optimizer's rate to the one at that step.
+        """Restore a state returned by `state_dict`, and set the rate of the optimizer to that of its step.
+
+        Parameters
+        ----------
+        state : mapping
+            State returned by `state_dict`.
 
         Raises
         ------
         TypeError
-            If `state` is not a mapping, or an entry has another type.
+            If `state` is not a mapping, or an entry has the wrong type.
         ValueError
-            If an entry is missing, unknown or out of range. Nothing is changed then.
+            If an entry is missing, unknown or out of range. Nothing is changed in that case.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
-        expected = self.state_dict().keys()
-        if set(state) != expected:
-            raise ValueError(f"state must have the keys {sorted(expected)}, got {sorted(map(str, state))}")
+        check_entries(state, self.state_dict())
         entries = dict(state)
         t = count("t", entries.pop("t"), 0)
         self._go_to(t, _PlateauState(**entries) if entries else None)
 
     def _go_to(self, t: int, plateau: _PlateauState | None) -> None:
         rate = plateau.lr if plateau else self.schedule(t)
-        if self.group is None:  # to set it comes first, since it may raise
+        if self.group is None:  # set first, since this may raise
             self.optimizer.lr = rate
         else:
             self.optimizer.set_group(self.group, lr=rate)

@@ -9,12 +9,13 @@ import pickle
 import time
 import warnings
 from collections.abc import Mapping
-from numbers import Integral, Real
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from fastadam._checks import count, number, optional
 from fastadam._files import replacing
 from fastadam.estimators.archive import encode, load, save
 from fastadam.estimators.base import BaseMLP
@@ -92,8 +93,8 @@ class Checkpoint:
         every_seconds: float | None = None,
     ) -> None:
         self.path = Path(path)
-        self.every_n_epochs = _positive("every_n_epochs", every_n_epochs, Integral)
-        self.every_seconds = _positive("every_seconds", every_seconds, Real)
+        self.every_n_epochs = optional(count, "every_n_epochs", every_n_epochs)
+        self.every_seconds = optional(partial(number, interval="(0, inf]"), "every_seconds", every_seconds)
         if every_n_epochs is None and every_seconds is None:
             self.every_n_epochs = 1
 
@@ -306,16 +307,6 @@ def _checked_class(cls: Any) -> type[BaseMLP] | None:
     if cls is not None and not (isinstance(cls, type) and issubclass(cls, BaseMLP)):
         raise TypeError(f"cls must be a subclass of MLPRegressor or MLPClassifier, got {cls!r}")
     return cls
-
-
-def _positive(name: str, value: Any, kind: Any) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a positive number or None, got {value!r}")
-    if not value > 0:
-        raise ValueError(f"{name} must be > 0, got {value!r}")
-    return value
 
 
 def _check_stream(stream: np.random.RandomState) -> None:

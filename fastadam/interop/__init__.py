@@ -1,1 +1,1 @@
-"""Neighbours: our optimizers and estimators where other libraries expect their own, one module a library."""
+"""Interoperability: our optimizers and estimators in the form that other libraries expect, one module per library."""

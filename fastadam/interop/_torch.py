@@ -1,8 +1,9 @@
-"""The step of the optimizers for PyTorch: how parameters, gradients and states that are tensors reach the kernels.
+"""Step of the optimizers for PyTorch: passes parameters, gradients and states that are tensors to the kernels.
 
-Reads from the inside out: a `Block` is the parameters that one kernel updates, with their state; a `_Plan` is all
-blocks of an optimizer, kept while parameters and state are the same objects at the same addresses; `Compiled` is what
-the optimizers of `fastadam.interop.torch` inherit. The checks of what can be updated stand at the end.
+The module reads from the inside out: a `Block` holds the parameters that one kernel updates, with their state; a
+`_Plan` holds all blocks of an optimizer, and is kept while parameters and state are the same objects at the same
+addresses; `Compiled` is the base class of the optimizers of `fastadam.interop.torch`. The checks of parameters and
+states are at the end.
 """
 
 import operator
@@ -23,21 +24,21 @@ from fastadam.formulas.step import CLIP, EMA, EXTRA, G_AT, GROUP, HYPER, OFFSET,
 _DTYPES: dict[Any, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 _TORCH_NAMES = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
-"""What PyTorch calls a state, where our rules call it otherwise."""
+"""PyTorch's names of the states that our rules name differently."""
 
 _FIRST = EXTRA + 1
-"""The row of the first group in the table of settings."""
+"""Row of the first group in the table of settings."""
 
 _ALL = slice(None)
 
-# By `map` these cost half of what a loop in Python does: with many small tensors, looking at them is most of a step.
+# With `map`, these take half the time of a loop in Python: with many small tensors, reading them is most of a step.
 _address, _size = torch.Tensor.data_ptr, torch.Tensor.numel
 
 _dtype, _gradient = operator.attrgetter("dtype"), operator.attrgetter("grad")
 
 
 class _Kind(NamedTuple):
-    """What parameters must have in common, beside their dtype, to be updated by one kernel."""
+    """Properties that parameters updated by one kernel have in common, besides their dtype."""
 
     rule: rules.Rule
     decay: str
@@ -50,19 +51,19 @@ class _Kind(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    """The settings of a group, and what they mean for the kernel."""
+    """Settings of a group, and what the kernel needs of them."""
 
     values: tuple[Any, ...]
     are_fixed: bool
-    """Whether other settings must be other objects: a tensor's value may change in place."""
+    """True if the settings cannot change in place, as the value of a tensor can."""
     kind: _Kind
     decays: bool
     row: list[float]
-    """Of the table of groups."""
+    """Row of the table of groups."""
 
 
 class _Member(NamedTuple):
-    """A parameter that takes part in steps, since it has a gradient or a state."""
+    """Parameter that takes part in steps, since it has a gradient or a state."""
 
     param: Any
     group: int
@@ -70,9 +71,9 @@ class _Member(NamedTuple):
 
 
 class Block:
-    """The parameters that one kernel updates, and their state: a flat array for each state of the rule.
+    """Parameters that one kernel updates, and their state: a flat array for each state of the rule.
 
-    The tensors in `optimizer.state` are views of these, and the step counts views of one more array.
+    The tensors in `optimizer.state` are views of these arrays, and the step counts are views of another array.
     """
 
     def __init__(self, optimizer: "Compiled", kind: _Kind, members: Sequence[_Member]) -> None:
@@ -89,7 +90,7 @@ class Block:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Give each parameter its segment of the state. One with gaps is updated in a copy, its stand-in."""
+        """Assign a segment of the state to each parameter; one with gaps is updated in a copy, its stand-in."""
         params, dtype = self._params, _DTYPES[self._params[0].dtype]
         self._targets = [p if _is_dense(p) else torch.empty(p.shape, dtype=p.dtype) for p in params]
         self._stand_ins = [k for k, p in enumerate(params) if p is not self._targets[k]]
@@ -104,20 +105,20 @@ class Block:
         self._state_addresses = np.array([row.ctypes.data for row in self._state], np.int64)
         self._grad_addresses = [0] * len(params)
         self._addresses, self._sizes = [*map(_address, params)], [*map(_size, params)]
-        # Of contiguous tensors, that they are tells the order of their elements, and sooner than strides do.
+        # If all tensors are contiguous, checking that they still are is faster than comparing their strides.
         are_contiguous = all(p.is_contiguous() for p in params)
         self._order: Callable[[Any], Any] = torch.Tensor.is_contiguous if are_contiguous else torch.Tensor.stride
         self._orders, self._target_orders = [*map(self._order, params)], [*map(self._order, self._targets)]
         self._grad_dtypes = {params[0].dtype}
 
     def take_over(self, optimizer: "Compiled") -> None:
-        """Move the state that the parameters have into the arrays, and put views of these in its place."""
+        """Move the state of the parameters into the arrays, and replace it by views of them."""
         entries = [optimizer.state[p] for p in self._params] if self._kind.states else []
         self._counters = [self._counter(entries, name) for name in optimizer._counters]
         begun = [float(_has(entry, self._kind.states)) for entry in entries] or [0.0] * len(self._params)
         self._progress = self._counters or [np.array(begun)]
         rows, counts = [*map(torch.from_numpy, self._state)], [*map(torch.from_numpy, self._counters)]
-        self._pieces = [*rows, *counts]  # others can move them: `share_memory_` moves all views of a piece
+        self._pieces = [*rows, *counts]  # users can move them: `share_memory_` moves all views of a piece
         self._piece_addresses = [*map(_address, self._pieces)]
         for k, (entry, target) in enumerate(zip(entries, self._targets, strict=False)):
             places = {name: count[k] for name, count in zip(optimizer._counters, counts, strict=True)}
@@ -128,12 +129,12 @@ class Block:
             entry.update(places)
 
     def _counter(self, entries: list[dict[str, Any]], name: str) -> Array:
-        """Zeros, of the type that PyTorch gives to such a number, or that it has already."""
+        """Make zeros of the type that PyTorch gives to such a counter, or of the type that the counter already has."""
         types = {torch.get_default_dtype(), *(getattr(entry.get(name), "dtype", None) for entry in entries)}
         return np.zeros(len(entries), np.float64 if torch.float64 in types else np.float32)
 
     def holds(self) -> bool:
-        """Whether parameters and state are where they were."""
+        """Return whether parameters and state are at the same addresses as before."""
         return (
             [*map(_address, self._params)] == self._addresses
             and [*map(_size, self._params)] == self._sizes
@@ -142,7 +143,7 @@ class Block:
         )
 
     def set_group(self, group: int, settings: _Settings) -> None:
-        """Take the settings of a group, if it is of this block's kind."""
+        """Store the settings of a group if they are of the kind of this block."""
         if settings.kind != self._kind:
             return
         self._table[_FIRST + group] = settings.row
@@ -152,7 +153,7 @@ class Block:
             self._spec, self._kernels = self._spec._replace(decay=decay), {}
 
     def locate(self) -> None:
-        """Note where the gradients lie, and which are None; raises if one cannot be used."""
+        """Store the addresses of the gradients, and which are None; raise if one cannot be used."""
         grads = [*map(_gradient, self._params)]
         self._active = None
         try:
@@ -160,7 +161,7 @@ class Block:
             are_in_order = [*map(self._order, grads)] == self._target_orders and {
                 *map(_dtype, grads)
             } == self._grad_dtypes
-        except (TypeError, RuntimeError):  # None has no address, nor has a sparse gradient
+        except (TypeError, RuntimeError):  # None and sparse gradients have no address
             are_in_order = False
         if not are_in_order:
             self._active = np.array([grad is not None for grad in grads])
@@ -168,10 +169,10 @@ class Block:
             addresses = [0 if grad is None else _address(grad) for grad in grads]
         if addresses != self._grad_addresses:
             self._segments[G_AT, :-1] = self._grad_addresses = addresses
-        self._grads = grads  # until the step is done: some are copies, which nobody else holds
+        self._grads = grads  # kept until the step is done: copies have no other reference
 
     def _usable(self, k: int, grad: Any) -> Any:
-        """A gradient in the memory order of its parameter: a copy, if its own is another."""
+        """Return a gradient in the memory order of its parameter, as a copy if its order differs."""
         target, label = self._targets[k], self._members[k].label
         if grad.is_sparse:
             raise RuntimeError(f"{self._name} does not support sparse gradients{self._advice}")
@@ -185,9 +186,9 @@ class Block:
         return grad if grad.stride() == target.stride() else torch.empty_like(target).copy_(grad.detach())
 
     def step(self) -> None:
-        """Update all that have a gradient: by one launch, if they have come through the same number of steps."""
+        """Update all parameters that have a gradient, by one launch if they have taken the same number of steps."""
         changed = self._params if self._active is None else [*_chosen(self._params, self._active)]
-        torch.autograd.graph.increment_version(changed)  # a backward pass that needs the old values shall raise
+        torch.autograd.graph.increment_version(changed)  # so that a backward pass that needs the old values raises
         if self._stand_ins:
             self._copy_stand_ins(into_params=False)
         for chosen in self._sets_abreast():
@@ -199,7 +200,7 @@ class Block:
         self._grads = []
 
     def _sets_abreast(self) -> list[Any]:
-        """The indices of the active parameters, in sets whose counters are equal."""
+        """Group the indices of the active parameters into sets with equal counters."""
         if self._active is None:
             if all((counter == counter[0]).all() for counter in self._progress):
                 return [_ALL]
@@ -210,11 +211,11 @@ class Block:
         return [active[which.ravel() == k] for k in range(which.max(initial=-1) + 1)]
 
     def _count(self, chosen: Any, t: int) -> None:
-        """Advance the counters to step `t`. Where PyTorch counts nothing, only the first step is unlike the others."""
+        """Set the counters to step `t`; if PyTorch has no counter, only the first step differs from later ones."""
         self._progress[0][chosen] = t if self._counters else 1
 
     def _segments_of(self, chosen: Any) -> Array:
-        """The table of segments, in which those that are not chosen have settings that train nothing."""
+        """Return the table of segments, in which those not chosen have settings that train nothing."""
         if chosen is _ALL:
             return self._segments
         segments = self._segments.copy()
@@ -238,7 +239,7 @@ class Block:
 
 
 class NAdamBlock(Block):
-    """NAdam counts, beside the steps, the product of the momenta, in its tensor's type."""
+    """Block of NAdam, which also counts the product of the momenta, in the type of its tensor."""
 
     def _count(self, chosen: Any, t: int) -> None:
         super()._count(chosen, t)
@@ -250,12 +251,12 @@ class NAdamBlock(Block):
         before = products[chosen][0]
         after = before * momenta.astype(products.dtype)
         products[chosen] = after[self._row_of[chosen] - _FIRST]
-        # The rule multiplies in float64; it is to arrive at the product as the tensor has it, rounded.
+        # The rule multiplies in float64: divide, so that it arrives at the rounded product in the tensor.
         table[:, mu_product] = np.divide(after, momenta, out=np.full(momenta.shape, float(before)), where=momenta != 0)
 
 
 class _Plan:
-    """All that a step needs to know of an optimizer: good until parameters, groups or state are other objects."""
+    """Blocks of an optimizer, which are valid while parameters, groups and state are the same objects."""
 
     def __init__(self, optimizer: "Compiled") -> None:
         groups = optimizer.param_groups
@@ -301,7 +302,7 @@ class _Plan:
         return chain.from_iterable(map(dict.values, self._dicts))
 
     def holds(self, optimizer: "Compiled") -> bool:
-        """Whether nothing but numbers of the groups has changed, which are taken into account here."""
+        """Return whether the plan is still valid; changed numbers of the groups are stored in the blocks."""
         groups = optimizer.param_groups
         return (
             len(groups) == len(self._params)
@@ -314,7 +315,7 @@ class _Plan:
         )
 
     def _reads(self, optimizer: "Compiled", g: int, group: dict[str, Any]) -> bool:
-        """Read the settings of a group again, if they have changed; False if they ask for another kernel."""
+        """Read the settings of a group again if they may have changed; return False if they need another kernel."""
         known = self._settings[g]
         if known.are_fixed and self._values_of(group) == known.values:
             return True
@@ -326,42 +327,42 @@ class _Plan:
 
 
 class Compiled(torch.optim.Optimizer):
-    """What is ours in an optimizer for PyTorch: to be inherited from before a class of `torch.optim`."""
+    """Base class of the optimizers for PyTorch, which they inherit before a class of `torch.optim`."""
 
     _block = Block
     _counters: tuple[str, ...] = ("step",)
-    """What PyTorch counts for each parameter."""
+    """Names of PyTorch's counters of each parameter."""
     _decay = "coupled"
     _sparse_advice = ""
     _plan: _Plan | None = None
 
     def _rule(self, group: dict[str, Any]) -> rules.Rule:
-        """The rule that the flags and numbers of a group ask for."""
+        """Choose the rule for the flags and numbers of a group."""
         raise NotImplementedError
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient, in place.
+        """Update all parameters that have a gradient, in place.
 
         Parameters
         ----------
         closure : callable, optional
-            Computes the gradients anew, and returns the loss; called first.
+            Function that computes the gradients and returns the loss; it is called first.
 
         Returns
         -------
         Any
-            What `closure` returned, or None.
+            The value returned by `closure`, or None.
 
         Raises
         ------
         RuntimeError
-            If a gradient is sparse, or lies elsewhere than on the CPU; the same of a parameter.
+            If a parameter or a gradient is sparse or is not on the CPU.
         TypeError
             If a parameter is neither float32 nor float64.
         ValueError
-            If two parameters share memory, or a state has another shape than its parameter.
+            If two parameters share memory, or a state does not have the shape of its parameter.
         KeyError
-            If a parameter has a state without one of the tensors that its group's flags ask for.
+            If the state of a parameter lacks a tensor that the flags of its group require.
         """
         loss = None
         if closure is not None:
@@ -380,14 +381,14 @@ class Compiled(torch.optim.Optimizer):
             plan = _Plan(self)
         for block in plan.blocks:
             block.locate()
-        if not is_known:  # not before nothing can be refused any more
+        if not is_known:  # only now, since nothing raises from here on
             plan.take_over(self)
             self._plan = plan
         for block in plan.blocks:
             block.step()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, as in `torch.optim.Optimizer`; nothing is added if one is refused."""
+        """Add a group of parameters, as in `torch.optim.Optimizer`; nothing is added if one is not supported."""
         super().add_param_group(param_group)
         try:
             self._settings_of(param_group)
@@ -399,9 +400,9 @@ class Compiled(torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """False also with `fused=True`: so `GradScaler` unscales the gradients in the pass in which it checks them.
+        """Always False, so that `GradScaler` unscales the gradients in the pass in which it checks them.
 
-        Otherwise it would make that pass all the same, and leave the unscaling to `step`.
+        Otherwise it would make that pass too, and leave the unscaling to `step`.
         """
         return False
 
@@ -410,7 +411,7 @@ class Compiled(torch.optim.Optimizer):
         """Ignore what PyTorch's constructor sets."""
 
     def _initial(self, name: str) -> float:
-        """What a state or a counter begins with."""
+        """Return the initial value of a state or a counter."""
         return {"mu_product": 1.0, "sum": self.defaults.get("initial_accumulator_value")}.get(name) or 0.0
 
     def _settings_of(self, group: dict[str, Any]) -> _Settings:
@@ -428,8 +429,8 @@ class Compiled(torch.optim.Optimizer):
 
 
 _untraced_update = torch._disable_dynamo(Compiled._update)
-"""For `torch.compile`, which can look into no other compiler's code. PyTorch marks methods of its optimizers so, too;
-the public `torch.compiler.disable` would load the compiler along with this module."""
+"""Update for `torch.compile`, which cannot trace code of another compiler. PyTorch marks methods of its own optimizers
+in the same way; the public `torch.compiler.disable` would import the compiler together with this module."""
 
 
 def _is_fixed(value: Any) -> bool:
@@ -447,19 +448,19 @@ def _chosen(items: Iterable[Any], mask: Array) -> Iterable[Any]:
 
 
 def _has(entry: dict[str, Any], names: Iterable[str]) -> bool:
-    """Whether a state has begun."""
+    """Return whether a state has any of the entries."""
     return any(entry.get(name) is not None for name in names)
 
 
 def _fill(place: Any, known: Any, initial: float) -> None:
-    """Write a state into its place, which holds zeros."""
+    """Write a state, or its initial value, into its place, which holds zeros."""
     if known is not None:
         place.copy_(torch.as_tensor(known).detach())
     elif initial:
         place.fill_(initial)
 
 
-# --- what can be updated ----------------------------------------------------------------------------------------------
+# --- checks of parameters and states ----------------------------------------------------------------------------------
 
 
 def _label(groups: Sequence[dict[str, Any]], group: int, k: int) -> str:
@@ -472,7 +473,7 @@ def _name(dtype: Any) -> str:
 
 
 def _is_dense(tensor: Any) -> bool:
-    """Whether the elements lie in memory without gaps, in whatever order of the dimensions."""
+    """Return whether the elements are in memory without gaps, in any order of the dimensions."""
     expected = 1
     for step, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and step != expected:
@@ -482,7 +483,7 @@ def _is_dense(tensor: Any) -> bool:
 
 
 def _check_parameter(param: Any, label: str) -> None:
-    """Refuse a parameter that no kernel can update."""
+    """Raise if no kernel can update a parameter."""
     if param.device.type != "cpu":
         raise RuntimeError(f"{label} must be on the CPU, got one on {str(param.device)!r}: use torch.optim there")
     if param.layout is not torch.strided:
@@ -492,7 +493,7 @@ def _check_parameter(param: Any, label: str) -> None:
 
 
 def _check_memory(param: Any, label: str) -> None:
-    """Refuse a parameter whose elements have no places of their own."""
+    """Raise if the elements of a parameter share memory, or have none."""
     if any(step == 0 and size > 1 for step, size in zip(param.stride(), param.shape, strict=True)):
         raise RuntimeError(  # in PyTorch's words
             f"unsupported operation: more than one element of {label} refers to a single memory location. "
@@ -503,7 +504,7 @@ def _check_memory(param: Any, label: str) -> None:
 
 
 def _check_disjoint(members: Sequence[_Member]) -> None:
-    """Refuse parameters that share memory: which update comes first would decide the result."""
+    """Raise if parameters share memory, since the result would depend on the order of their updates."""
     nearby: list[tuple[int, Array, str]] = []
     for param, _, label in sorted(members, key=lambda member: int(member.param.data_ptr())):
         array = param.detach().numpy()
@@ -516,10 +517,10 @@ def _check_disjoint(members: Sequence[_Member]) -> None:
 
 
 def _check_state(entry: dict[str, Any], names: list[str], states: list[str], param: Any, label: str) -> None:
-    """Refuse a state that has begun and is not whole."""
+    """Raise if a state is incomplete, or has the wrong shape."""
     for name in names if _has(entry, names) else ():
         if entry.get(name) is None:
-            raise KeyError(f"the state of {label} has no {name!r}, which its group asks for")
+            raise KeyError(f"the state of {label} has no {name!r}, which its group requires")
         if name in states and entry[name].shape != param.shape:
             shapes = f"{[*param.shape]}, got {[*entry[name].shape]}"
             raise ValueError(f"{name!r} in the state of {label} must have its shape {shapes}")

@@ -1,4 +1,4 @@
-"""Fitted estimators as ONNX models, which run where there is no Python.
+"""Conversion of fitted estimators to ONNX models, which run without Python.
 
 Examples
 --------
@@ -25,17 +25,17 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.utils.validation import check_is_fitted
 
 from fastadam._typing import Array
-from fastadam.buffers import FLOAT_DTYPES
+from fastadam.buffers import float_dtype
 from fastadam.estimators.classifier import MLPClassifier
 from fastadam.estimators.regressor import MLPRegressor
 
 __all__ = ["to_onnx"]
 
 OPSET = 17
-"""The version of ONNX's operators that a model is written in."""
+"""Version of the ONNX operators that a model uses."""
 
 IR_VERSION = 8
-"""The version of the file's format, which came with that opset."""
+"""Version of the file format, which was released with that opset."""
 
 
 def to_onnx(estimator: MLPRegressor | MLPClassifier, *, dtype: DTypeLike | None = None) -> onnx.ModelProto:
@@ -44,39 +44,39 @@ def to_onnx(estimator: MLPRegressor | MLPClassifier, *, dtype: DTypeLike | None 
     The model has one input, "X" of shape (n_samples, n_features), for any number of samples. Its outputs are those of
     skl2onnx with `zipmap=False`:
 
-    - of a regressor "variable", of shape (n_samples, n_outputs), also for one output;
-    - of a classifier "label", what `predict` returns: of shape (n_samples,), or of zeros and ones and of shape
-      (n_samples, n_labels) if a sample may have several labels; and "probabilities", what `predict_proba` returns.
+    - for a regressor, "variable" of shape (n_samples, n_outputs), also for one output;
+    - for a classifier, "label", as returned by `predict`: of shape (n_samples,), or for multilabel problems zeros and
+      ones of shape (n_samples, n_labels); and "probabilities", as returned by `predict_proba`.
 
     Parameters
     ----------
     estimator : MLPRegressor or MLPClassifier
-        A fitted estimator, with any activation, loss and number of outputs.
+        Fitted estimator, with any activation, loss and number of outputs.
     dtype : {float32, float64}, optional
-        The type of the weights, and of the input and the outputs but "label"; by default that of the estimator's
-        weights. Many runtimes know float32 alone.
+        Data type of the weights, of the input, and of all outputs but "label"; by default that of the weights of the
+        estimator. Many runtimes only support float32.
 
     Returns
     -------
     onnx.ModelProto
-        The model, in opset 17 of ONNX's own operators. onnxruntime runs it, in both types. Labels that are integers
-        are int64, those that are text are strings; others keep their type.
+        The model, with operators of ONNX's opset 17, which onnxruntime supports in both types. Integer labels are int64
+        and labels that are text are strings; other labels keep their type.
 
     Raises
     ------
     TypeError
-        If `estimator` is neither of the two, if `dtype` is neither float32 nor float64, or if classes are neither
+        If `estimator` is not one of these estimators, `dtype` is neither float32 nor float64, or classes are neither
         numbers nor text.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
     ValueError
-        If `coefs_` and `intercepts_` were replaced by arrays that do not fit together, or `activation` by one of other
-        layers.
+        If `coefs_` and `intercepts_` were replaced by arrays whose shapes do not match, or `activation` by one for
+        another number of layers.
 
     Notes
     -----
-    Outputs agree with `predict` and `predict_proba` up to rounding. In float64 the activation "gelu" is computed to
-    about 1e-7 only, for want of an error function in float64 in onnxruntime. Unlike `predict`, a model takes NaN.
+    Outputs agree with `predict` and `predict_proba` up to rounding. In float64, the activation "gelu" is only accurate
+    to about 1e-7, since onnxruntime has no error function in float64. Unlike `predict`, a model accepts NaN.
 
     The operators are described at https://onnx.ai/onnx/operators/.
 
@@ -96,7 +96,7 @@ def to_onnx(estimator: MLPRegressor | MLPClassifier, *, dtype: DTypeLike | None 
         raise TypeError(f"estimator must be a fitted MLPRegressor or MLPClassifier of fastadam, got {estimator!r}")
     check_is_fitted(estimator)
     layers = _layers_of(estimator)
-    ops = _Graph(layers[0][0].dtype if dtype is None else _float_dtype(dtype))
+    ops = _Graph(layers[0][0].dtype if dtype is None else float_dtype(dtype))
     predictions = _LINKS[estimator.out_activation_](ops, _outputs(ops, layers))
     if isinstance(estimator, MLPClassifier):
         _add_classes(ops, estimator, predictions)
@@ -106,11 +106,11 @@ def to_onnx(estimator: MLPRegressor | MLPClassifier, *, dtype: DTypeLike | None 
 
 
 Layer = tuple[Array, Array, str | None]
-"""The weights, the bias, and the activation, which the last layer has none of."""
+"""Weights, bias and activation of a layer; the last layer has no activation."""
 
 
 def _layers_of(estimator: Any) -> list[Layer]:
-    """What `predict` computes with: arrays and activations that the user may have set since the fit included."""
+    """Check and return the layers that `predict` uses, also if the user has replaced arrays or activations."""
     coefs, intercepts = list(map(np.asarray, estimator.coefs_)), list(map(np.asarray, estimator.intercepts_))
     units = [estimator.n_features_in_, *map(np.size, intercepts)]
     given = [array.shape for pair in zip(coefs, intercepts, strict=False) for array in pair]
@@ -128,15 +128,8 @@ def _layers_of(estimator: Any) -> list[Layer]:
     return list(zip(coefs, intercepts, [*names, None], strict=True))
 
 
-def _float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    given = np.dtype(dtype)
-    if given not in FLOAT_DTYPES:
-        raise TypeError(f"dtype must be float32 or float64, got {given}")
-    return given
-
-
 class _Graph:
-    """The graph of a model, written node by node: a call adds an operator and returns the name of what it puts out."""
+    """Graph of a model, built node by node: a call adds an operator and returns the name of its output."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
@@ -146,29 +139,29 @@ class _Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
 
     def __call__(self, operator: str, *inputs: str | float, **attributes: Any) -> str:
-        """Apply an operator to values, which have names, and to plain numbers."""
+        """Apply an operator to values, which are given by name, and to plain numbers."""
         names = [value if isinstance(value, str) else self.tensor(str(value), value) for value in inputs]
         result = f"{operator}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, names, [result], name=result, **attributes))
         return result
 
     def tensor(self, name: str, value: Any) -> str:
-        """A constant in the model's type."""
+        """Add a constant in the type of the model."""
         return self.tensor_as_it_is(name, np.asarray(value, self.dtype))
 
     def tensor_as_it_is(self, name: str, value: Array) -> str:
-        """A constant in its own type."""
+        """Add a constant in its own type."""
         self._tensors[name] = numpy_helper.from_array(value, name)
         return name
 
     def output(self, name: str, value: str, width: int | None, element_type: int | None = None) -> None:
-        """Put a value out under a name, in rows of so many elements; in none if `width` is None."""
+        """Add an output: a value, with rows of `width` elements, or without rows if `width` is None."""
         shape = ["n_samples"] if width is None else ["n_samples", width]
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, element_type or self.element_type, shape))
 
     def model(self, estimator: Any) -> onnx.ModelProto:
-        """The model that has been written."""
+        """Make the model."""
         name = type(estimator).__name__
         X = helper.make_tensor_value_info("X", self.element_type, ["n_samples", estimator.n_features_in_])
         graph = helper.make_graph(self._nodes, name, [X], self._outputs, list(self._tensors.values()))
@@ -177,7 +170,7 @@ class _Graph:
 
 
 def _outputs(ops: _Graph, layers: list[Layer]) -> str:
-    """What the network puts out, before the link of its loss."""
+    """Add the layers, and return the output before the inverse link of the loss."""
     x = "X"
     for k, (coefs, intercepts, activation) in enumerate(layers):
         x = ops("Gemm", x, ops.tensor(f"W{k}", coefs), ops.tensor(f"b{k}", intercepts))
@@ -187,7 +180,7 @@ def _outputs(ops: _Graph, layers: list[Layer]) -> str:
 
 
 def _add_classes(ops: _Graph, classifier: MLPClassifier, predictions: str) -> None:
-    """Put out probabilities and labels: of several classes, of two, or of several labels a sample."""
+    """Add the outputs of a classifier: labels and probabilities."""
     width = classifier.n_outputs_
     if width > 1 and classifier.out_activation_ == "logistic":
         labels = ops("Cast", ops("Greater", predictions, 0.5), to=TensorProto.INT64)
@@ -198,7 +191,7 @@ def _add_classes(ops: _Graph, classifier: MLPClassifier, predictions: str) -> No
     if width == 1:
         width, probabilities = 2, ops("Concat", ops("Sub", 1.0, predictions), predictions, axis=1)
     classes = _as_tensor(classifier.classes_)
-    if classes.size == 1:  # `predict` knows no other, whatever the probabilities
+    if classes.size == 1:  # `predict` returns it for any probabilities
         classes = np.repeat(classes, 2)
     label_type = TensorProto.STRING if classes.dtype == object else helper.np_dtype_to_tensor_dtype(classes.dtype)
     most_probable = ops("ArgMax", probabilities, axis=1, keepdims=0)
@@ -207,7 +200,7 @@ def _add_classes(ops: _Graph, classifier: MLPClassifier, predictions: str) -> No
 
 
 def _as_tensor(classes: Array) -> Array:
-    """Classes in a type that a tensor can have: integers of 64 bits, text as Python's objects."""
+    """Convert classes to a type of tensors: integers to int64, text to Python objects."""
     if classes.dtype.kind in "iu":
         return classes.astype(np.int64)
     if classes.dtype.kind in "bf":
@@ -218,8 +211,8 @@ def _as_tensor(classes: Array) -> Array:
     return as_objects
 
 
-# --- the formulas of activations.py and losses.py -------------------------------------------------------------------
-# Of operators that onnxruntime has in float32 and in float64: it lacks LeakyRelu, Elu, Softplus and Erf in float64.
+# --- the formulas of formulas/activations.py and losses.py ------------------------------------------------------------
+# Only of operators that onnxruntime has in both types: it lacks LeakyRelu, Elu, Softplus and Erf in float64.
 
 
 def _leaky_relu(ops: _Graph, z: str) -> str:
@@ -231,7 +224,7 @@ def _elu(ops: _Graph, z: str) -> str:
 
 
 def _softplus(ops: _Graph, z: str) -> str:
-    """Without overflow: max(z, 0) + log(1 + exp(-|z|))."""
+    """Softplus without overflow: max(z, 0) + log(1 + exp(-|z|))."""
     return ops("Add", ops("Relu", z), ops("Log", ops("Add", ops("Exp", ops("Neg", ops("Abs", z))), 1.0)))
 
 

@@ -1,23 +1,23 @@
 """PyTorch's optimizers, with a step that updates all parameters in one compiled pass.
 
-Each class is the one of that name in `torch.optim` with another `step`. Arguments, parameter groups, hooks, schedulers
-of the rate, `state_dict` and error messages are PyTorch's own code, so a program changes one import. `Lion`, which
-PyTorch lacks, is made in the same way. What differs from PyTorch:
+Each class inherits from the class of the same name in `torch.optim` and replaces its `step`. Arguments, parameter
+groups, hooks, learning-rate schedulers, `state_dict` and error messages are PyTorch's own code, so that only an import
+needs to be changed. `Lion`, which PyTorch does not have, is made in the same way. Differences from PyTorch:
 
-- Parameters are float32 or float64 tensors on the CPU. Others are refused by name, when they are added: another dtype
-  by TypeError, another device by RuntimeError.
-- `foreach` and `fused` are accepted, and choose nothing. `capturable=True` and `differentiable=True` raise
-  RuntimeError: a compiled step can be recorded by no graph.
-- Sparse gradients raise PyTorch's RuntimeError also in `SGD` and `Adagrad`, and parameters that share memory with one
-  another raise ValueError.
-- A parameter with gaps, as `base[:, ::2]` is, is updated in a copy and written back. A gradient whose memory order is
-  not its parameter's is copied first; autograd makes none.
-- The tensors in `state` are views of one piece of memory. They are replaced by others when a parameter gets its first
-  gradient and after a state is loaded: take them from `state` each time. They may be replaced, or written to, but not
-  by assigning to their `data`. Processes cannot share them.
+- Parameters must be float32 or float64 tensors on the CPU. When others are added, an error names the parameter:
+  TypeError for another dtype, RuntimeError for another device.
+- `foreach` and `fused` are accepted and ignored. `capturable=True` and `differentiable=True` raise RuntimeError, since
+  a compiled step cannot be recorded in a graph.
+- Sparse gradients raise PyTorch's RuntimeError also in `SGD` and `Adagrad`. Parameters that share memory raise
+  ValueError.
+- A parameter with gaps, such as `base[:, ::2]`, is updated in a copy and written back. A gradient whose memory order
+  differs from that of its parameter is copied first; autograd does not produce such gradients.
+- The tensors in `state` are views of one piece of memory. They are replaced when a parameter receives its first
+  gradient and when a state is loaded, so that they must be read from `state` each time. They can be replaced or written
+  to, but not through their `data`. They cannot be shared between processes.
 
-A step that raises leaves parameters, state and step counts as they were. All arithmetic is in the parameters' dtype. A
-step runs in parallel, on at most `torch.get_num_threads()` of Numba's threads, if there is enough to do.
+If a step raises, parameters, state and step counts are unchanged. All arithmetic is in the dtype of the parameters.
+Large steps run in parallel, on at most `torch.get_num_threads()` of Numba's threads.
 
 Examples
 --------
@@ -31,21 +31,34 @@ Examples
 ['step', 'exp_avg', 'exp_avg_sq']
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from fastadam._docs import fill_docstring
 from fastadam.formulas import rules
 from fastadam.interop._torch import Compiled, NAdamBlock
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
 
+_Optimizer = TypeVar("_Optimizer", bound=type[Compiled])
 
+
+def _documented(optimizer: _Optimizer) -> _Optimizer:
+    """Complete the docstring of a class that has the name of one of PyTorch's."""
+    name = optimizer.__name__
+    return fill_docstring(
+        shared=f"""
+Parameters, defaults and errors are those of `torch.optim.{name}`; `fastadam.interop.torch` lists the differences. The
+sources of the formula are in `fastadam.{name}`."""
+    )(optimizer)
+
+
+@_documented
 class SGD(Compiled, torch.optim.SGD):
-    """`torch.optim.SGD`, with a compiled step: gradient descent, with momentum and Nesterov's momentum.
+    """`torch.optim.SGD`, with a compiled step: gradient descent, optionally with momentum or Nesterov momentum.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.SGD`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.SGD`.
+    {shared}
 
     Examples
     --------
@@ -67,11 +80,11 @@ class SGD(Compiled, torch.optim.SGD):
         return rules.NESTEROV if group["nesterov"] else rules.MOMENTUM
 
 
+@_documented
 class RMSprop(Compiled, torch.optim.RMSprop):
-    """`torch.optim.RMSprop`, with a compiled step: plain or centered, with or without momentum.
+    """`torch.optim.RMSprop`, with a compiled step: optionally centered, and with momentum.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.RMSprop`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.RMSprop`.
+    {shared}
 
     Examples
     --------
@@ -90,11 +103,11 @@ class RMSprop(Compiled, torch.optim.RMSprop):
         return rules.RMSPROP_MOMENTUM if group["momentum"] > 0 else rules.RMSPROP
 
 
+@_documented
 class Adagrad(Compiled, torch.optim.Adagrad):
-    """`torch.optim.Adagrad`, with a compiled step: each element's rate falls with the squares of all its gradients.
+    """`torch.optim.Adagrad`, with a compiled step: rates decrease with the sums of squared gradients.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.Adagrad`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.Adagrad`.
+    {shared}
 
     Examples
     --------
@@ -111,15 +124,15 @@ class Adagrad(Compiled, torch.optim.Adagrad):
         return rules.ADAGRAD
 
     def share_memory(self) -> None:
-        """Raise NotImplementedError: processes that share a state would not see one another's steps."""
+        """Raise NotImplementedError, since processes that share a state would not see each other's steps."""
         raise NotImplementedError("the state cannot be shared between processes: use torch.optim.Adagrad for that")
 
 
+@_documented
 class Adadelta(Compiled, torch.optim.Adadelta):
     """`torch.optim.Adadelta`, with a compiled step: steps in the units of the parameters.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.Adadelta`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.Adadelta`.
+    {shared}
 
     Examples
     --------
@@ -136,11 +149,11 @@ class Adadelta(Compiled, torch.optim.Adadelta):
         return rules.ADADELTA
 
 
+@_documented
 class Adam(Compiled, torch.optim.Adam):
     """`torch.optim.Adam`, with a compiled step: Adam and AMSGrad.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.Adam`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.Adam`.
+    {shared}
 
     Examples
     --------
@@ -160,11 +173,11 @@ class Adam(Compiled, torch.optim.Adam):
         return rules.AMSGRAD if group["amsgrad"] else rules.ADAM
 
 
+@_documented
 class AdamW(Compiled, torch.optim.AdamW):
     """`torch.optim.AdamW`, with a compiled step: Adam with decoupled weight decay.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.AdamW`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.AdamW`.
+    {shared}
 
     Examples
     --------
@@ -182,11 +195,11 @@ class AdamW(Compiled, torch.optim.AdamW):
     _rule = Adam._rule
 
 
+@_documented
 class Adamax(Compiled, torch.optim.Adamax):
-    """`torch.optim.Adamax`, with a compiled step: Adam by the infinity norm.
+    """`torch.optim.Adamax`, with a compiled step: Adam with the infinity norm.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.Adamax`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.Adamax`.
+    {shared}
 
     Examples
     --------
@@ -203,11 +216,11 @@ class Adamax(Compiled, torch.optim.Adamax):
         return rules.ADAMAX
 
 
+@_documented
 class NAdam(Compiled, torch.optim.NAdam):
-    """`torch.optim.NAdam`, with a compiled step: Adam with Nesterov's momentum, which grows by a schedule.
+    """`torch.optim.NAdam`, with a compiled step: Adam with Nesterov momentum.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.NAdam`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.NAdam`.
+    {shared}
 
     Examples
     --------
@@ -228,11 +241,11 @@ class NAdam(Compiled, torch.optim.NAdam):
         return rules.NADAM
 
 
+@_documented
 class RAdam(Compiled, torch.optim.RAdam):
-    """`torch.optim.RAdam`, with a compiled step: Adam that waits until its second moment is well estimated.
+    """`torch.optim.RAdam`, with a compiled step: Adam that uses its second moment once it is well estimated.
 
-    Its parameters, their defaults and its errors are those of `torch.optim.RAdam`. What differs is said in
-    `fastadam.interop.torch`; the sources of the formula, in `fastadam.RAdam`.
+    {shared}
 
     Examples
     --------
@@ -250,25 +263,25 @@ class RAdam(Compiled, torch.optim.RAdam):
 
 
 class Lion(Compiled):
-    """Lion, which PyTorch lacks: steps of one size, along the sign of an interpolated momentum.
+    """Lion, which PyTorch does not have: steps of equal size, by the sign of an interpolated momentum.
 
     Parameters
     ----------
     params : iterable of Tensor, of (str, Tensor) or of dict
-        What to optimize, or groups of parameters, as for PyTorch's own optimizers.
+        Parameters to optimize, or groups of parameters, as for PyTorch's own optimizers.
     lr : float or Tensor, default=1e-4
-        Step size, at least 0.
+        Learning rate, at least 0.
     betas : tuple of two floats, default=(0.9, 0.99)
-        Weights of the momentum in the step and in its own average, each in [0, 1).
+        Weights of the momentum in the step and in its running average, each in [0, 1).
     weight_decay : float, default=0
-        Decoupled weight decay, at least 0.
+        Decoupled weight decay, at least 0: `p` is multiplied by `1 - lr * weight_decay` before the update.
     maximize : bool, default=False
-        Ascend the gradient instead of descending it.
+        Whether to maximize the objective, instead of minimizing it.
 
     Raises
     ------
     ValueError
-        If a number is out of its range.
+        If a number is out of range.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Adam and its variants."""
+"""Adam and its variants: AdamW, AMSGrad, Adamax, NAdam, RAdam."""
 
 from typing import Unpack
 
@@ -6,48 +6,38 @@ from fastadam._typing import Array
 from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
 from fastadam.optimizers.base import Optimizer
-from fastadam.optimizers.settings import Betas, Carried, Number, Options
+from fastadam.optimizers.settings import Betas, Carried, Number, Options, documented
 
 
+@documented
 class Adam(Optimizer):
-    """Adam, AdamW and AMSGrad: a whole step in one pass over memory.
+    """Adam, AdamW and AMSGrad, each step in one pass over memory.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=1e-3
-        Step size, at least 0. It may be set between steps, as all numbers may.
-    betas : tuple of two floats, default=(0.9, 0.999)
-        Decay rates of the two moments, each in [0, 1).
+        Learning rate, at least 0. Like all numbers, it can be changed between steps.
+    {betas}
     eps : float, default=1e-8
-        Added to the denominator, at least 0.
+        Term added to the denominator, at least 0.
     weight_decay : float, default=0.0
-        At least 0. Coupled, `weight_decay * p` is added to the gradient, as in `torch.optim.Adam`.
-    decoupled_weight_decay : bool, default=False
-        Multiply `p` by `1 - lr * weight_decay` before the update instead, as `torch.optim.AdamW` does.
+        Weight decay, at least 0: coupled, as in `torch.optim.Adam`, or decoupled.
+    {decoupled_weight_decay}
     amsgrad : bool, default=False
-        Divide by the root of the largest second moment seen so far.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
+        Whether to use AMSGrad: the maximum of the second moments of all steps so far, instead of the latest.
+    {maximize}
     epsilon_hat : bool, default=False
-        Add eps to the uncorrected root of the second moment: scikit-learn's and Keras's form.
-    **options
-        `max_norm`, `clip_value`, `ema_decay`, `zero_grad`, `on_nonfinite`, `groups`; see `fastadam.optimizers`.
+        Whether to add `eps` before the bias correction of the second moment, as scikit-learn and Keras do.
+    {options}
 
     Attributes
     ----------
-    t : int
-        The number of steps taken.
-    params : ndarray, sequence, mapping or FlatBuffer
-        What was given as `params`.
+    {attributes}
 
     Raises
     ------
-    TypeError
-        If `params` has another structure or dtype, or a number is not one.
-    ValueError
-        If a number is out of its range; if an array is read-only, not contiguous, or overlaps another.
+    {raises}
 
     Notes
     -----
@@ -69,9 +59,9 @@ class Adam(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size; setting it takes effect at the next step and compiles nothing.")
+    lr = Number("Learning rate; a change takes effect at the next step, without compilation.")
     betas = Betas("Decay rates of the two moments.")
-    eps = Number("Added to the denominator.")
+    eps = Number("Term added to the denominator.")
     weight_decay = Number("Coupled or decoupled weight decay.")
 
     def __init__(
@@ -104,30 +94,36 @@ class Adam(Optimizer):
 
     @property
     def moments(self) -> dict[str, Array]:
-        """The state itself, not a copy: "m", "v" (with AMSGrad also "v_max"), flat over all parameters in order."""
+        """The moments "m" and "v", with AMSGrad also "v_max": not copies, each flat over all parameters in order."""
         return {name: array for name, array in self.state.items() if name in self._rule.states}
 
 
+@documented
 class AdamW(Adam):
     """Adam with decoupled weight decay.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
-    lr, betas, eps : float, tuple of two floats, float
-        As in `Adam`.
+    {params}
+    lr : float, default=1e-3
+        Learning rate, at least 0.
+    {betas}
+    eps : float, default=1e-8
+        Term added to the denominator, at least 0.
     weight_decay : float, default=1e-2
-        The parameters are multiplied by `1 - lr * weight_decay` before each update; at least 0.
-    amsgrad, maximize : bool, default=False
-        As in `Adam`.
-    **options
-        See `fastadam.optimizers`.
+        Decoupled weight decay, at least 0: `p` is multiplied by `1 - lr * weight_decay` before the update.
+    amsgrad : bool, default=False
+        Whether to use AMSGrad, as in `Adam`.
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -168,30 +164,30 @@ class AdamW(Adam):
         return rules.AMSGRAD if self._flags["amsgrad"] else rules.ADAM
 
 
+@documented
 class Adamax(Optimizer):
-    """Adamax: Adam by the infinity norm.
+    """Adamax: Adam with the infinity norm.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=2e-3
-        Step size, at least 0.
+        Learning rate, at least 0.
     betas : tuple of two floats, default=(0.9, 0.999)
-        Decay rates of the first moment and of the norm, each in [0, 1).
+        Decay rates of the first moment and of the infinity norm, each in [0, 1).
     eps : float, default=1e-8
-        Added to the gradient's size, at least 0.
-    weight_decay : float, default=0.0
-        `weight_decay * p` is added to the gradient, at least 0.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        See `fastadam.optimizers`.
+        Term added to the absolute value of the gradient, at least 0.
+    {weight_decay}
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -210,9 +206,9 @@ class Adamax(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
-    betas = Betas("Decay rates of the first moment and of the norm.")
-    eps = Number("Added to the gradient's size.")
+    lr = Number("Learning rate.")
+    betas = Betas("Decay rates of the first moment and of the infinity norm.")
+    eps = Number("Term added to the absolute value of the gradient.")
     weight_decay = Number("Coupled weight decay.")
 
     def __init__(
@@ -233,34 +229,33 @@ class Adamax(Optimizer):
         return rules.ADAMAX
 
 
+@documented
 class NAdam(Optimizer):
-    """NAdam: Adam with Nesterov's momentum, which grows by a schedule.
+    """NAdam: Adam with Nesterov momentum, which increases according to a schedule.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=2e-3
-        Step size, at least 0.
-    betas : tuple of two floats, default=(0.9, 0.999)
-        Decay rates of the two moments, each in [0, 1).
+        Learning rate, at least 0.
+    {betas}
     eps : float, default=1e-8
-        Added to the denominator, at least 0.
+        Term added to the denominator, at least 0.
     weight_decay : float, default=0.0
-        Coupled, or decoupled, weight decay, at least 0.
+        Weight decay, at least 0: coupled or decoupled.
     momentum_decay : float, default=4e-3
-        Step `t` has the momentum `betas[0] * (1 - 0.5 * 0.96**(t * momentum_decay))`.
-    decoupled_weight_decay : bool, default=False
-        Decay as AdamW does.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        See `fastadam.optimizers`.
+        Rate of the schedule: the momentum of step `t` is `betas[0] * (1 - 0.5 * 0.96**(t * momentum_decay))`.
+    {decoupled_weight_decay}
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -280,11 +275,11 @@ class NAdam(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
+    lr = Number("Learning rate.")
     betas = Betas("Decay rates of the two moments.")
-    eps = Number("Added to the denominator.")
+    eps = Number("Term added to the denominator.")
     weight_decay = Number("Coupled or decoupled weight decay.")
-    momentum_decay = Number("How the momentum grows.")
+    momentum_decay = Number("Rate at which the momentum increases.")
 
     _carried = Carried("mu_products", "[0, 1]")
 
@@ -311,32 +306,31 @@ class NAdam(Optimizer):
         return rules.NADAM
 
 
+@documented
 class RAdam(Optimizer):
-    """RAdam: Adam that waits with its second moment until that is well estimated.
+    """RAdam: Adam that uses its second moment only once that is well estimated.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=1e-3
-        Step size, at least 0.
-    betas : tuple of two floats, default=(0.9, 0.999)
-        Decay rates of the two moments, each in [0, 1).
+        Learning rate, at least 0.
+    {betas}
     eps : float, default=1e-8
-        Added to the root, at least 0.
+        Term added to the root of the second moment, at least 0.
     weight_decay : float, default=0.0
-        Coupled, or decoupled, weight decay, at least 0.
-    decoupled_weight_decay : bool, default=False
-        Decay as AdamW does.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        See `fastadam.optimizers`.
+        Weight decay, at least 0: coupled or decoupled.
+    {decoupled_weight_decay}
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -357,9 +351,9 @@ class RAdam(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
+    lr = Number("Learning rate.")
     betas = Betas("Decay rates of the two moments.")
-    eps = Number("Added to the root.")
+    eps = Number("Term added to the root of the second moment.")
     weight_decay = Number("Coupled or decoupled weight decay.")
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Optimizers with a rate for each element: RMSprop, Adagrad, Adadelta."""
+"""Optimizers with a learning rate for each element: RMSprop, Adagrad, Adadelta."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
@@ -6,37 +6,37 @@ from typing import Any, Unpack
 from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
 from fastadam.optimizers.base import Optimizer
-from fastadam.optimizers.settings import Number, Options, _keep_momentum
+from fastadam.optimizers.settings import Number, Options, _keep_momentum, documented
 
 
+@documented
 class RMSprop(Optimizer):
-    """RMSprop, plain or centered, with or without momentum.
+    """RMSprop, optionally centered, and with momentum.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=1e-2
-        Step size, at least 0.
+        Learning rate, at least 0.
     alpha : float, default=0.99
-        Decay rate of the average of squares, at least 0.
+        Decay rate of the average of squared gradients, at least 0.
     eps : float, default=1e-8
-        Added to the root, at least 0.
-    weight_decay : float, default=0.0
-        `weight_decay * p` is added to the gradient, at least 0.
+        Term added to the denominator, at least 0.
+    {weight_decay}
     momentum : float, default=0.0
-        Weight of the buffer of earlier steps, at least 0. A group may have its own, also where others have none.
+        Weight of the momentum buffer, at least 0. Groups can have their own, also if it is 0 for other groups.
     centered : bool, default=False
-        Divide by the standard deviation of the gradient instead.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        See `fastadam.optimizers`.
+        Whether to divide by an estimate of the standard deviation of the gradient.
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -57,11 +57,11 @@ class RMSprop(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
-    alpha = Number("Decay rate of the average of squares.")
-    eps = Number("Added to the root.")
+    lr = Number("Learning rate.")
+    alpha = Number("Decay rate of the average of squared gradients.")
+    eps = Number("Term added to the denominator.")
     weight_decay = Number("Coupled weight decay.")
-    momentum = Number("Weight of the buffer; whether there is one is fixed when the optimizer is made.")
+    momentum = Number("Weight of the momentum buffer; whether there is a buffer cannot be changed.")
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class RMSprop(Optimizer):
         if self._flags["centered"] and self._options["state_dtype"] is not None:
             raise ValueError(
                 f"state_dtype must be None with centered=True, got {self._options['state_dtype']!r}: the difference of "
-                "two rounded averages may be negative"
+                "two rounded averages can be negative"
             )
         moves = any(row["momentum"] > 0 for row in self._rows)
         if self._flags["centered"]:
@@ -94,32 +94,32 @@ class RMSprop(Optimizer):
         _keep_momentum(self._rule, {**self._numbers, **numbers}, groups)
 
 
+@documented
 class Adagrad(Optimizer):
-    """Adagrad: each element's rate falls with the squares of all its gradients.
+    """Adagrad: the rate of each element decreases with the sum of its squared gradients.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=1e-2
-        Step size, at least 0.
+        Learning rate, at least 0.
     lr_decay : float, default=0.0
-        Step `t` has the rate `lr / (1 + (t - 1) * lr_decay)`.
-    weight_decay : float, default=0.0
-        `weight_decay * p` is added to the gradient, at least 0.
+        Decay of the rate, at least 0: the rate of step `t` is `lr / (1 + (t - 1) * lr_decay)`.
+    {weight_decay}
     initial_accumulator_value : float, default=0.0
-        What the sum of squares begins with, at least 0.
+        Initial value of the sums of squared gradients, at least 0.
     eps : float, default=1e-10
-        Added to the root, at least 0.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        See `fastadam.optimizers`.
+        Term added to the denominator, at least 0.
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -140,11 +140,11 @@ class Adagrad(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
-    lr_decay = Number("How the rate falls with the steps.")
+    lr = Number("Learning rate.")
+    lr_decay = Number("Decay of the rate.")
     weight_decay = Number("Coupled weight decay.")
-    initial_accumulator_value = Number("What the sum of squares began with.")
-    eps = Number("Added to the root.")
+    initial_accumulator_value = Number("Initial value of the sums of squared gradients.")
+    eps = Number("Term added to the denominator.")
 
     def __init__(
         self,
@@ -171,30 +171,30 @@ class Adagrad(Optimizer):
         return {"sum": self.initial_accumulator_value}
 
 
+@documented
 class Adadelta(Optimizer):
-    """Adadelta: steps in the units of the parameters, by the ratio of two averages.
+    """Adadelta: steps in the units of the parameters, from the ratio of two averages.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=1.0
-        Step size, at least 0.
+        Learning rate, at least 0.
     rho : float, default=0.9
         Decay rate of both averages, in [0, 1].
     eps : float, default=1e-6
-        Added under both roots, at least 0.
-    weight_decay : float, default=0.0
-        `weight_decay * p` is added to the gradient, at least 0.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        See `fastadam.optimizers`.
+        Term added under both roots, at least 0.
+    {weight_decay}
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -214,9 +214,9 @@ class Adadelta(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
+    lr = Number("Learning rate.")
     rho = Number("Decay rate of both averages.", "[0, 1]")
-    eps = Number("Added under both roots.")
+    eps = Number("Term added under both roots.")
     weight_decay = Number("Coupled weight decay.")
 
     def __init__(

@@ -1,8 +1,7 @@
-"""What all optimizers share: numbers, flags, options and groups, checked, saved and loaded.
+"""Base class of the optimizers: checks, saves and loads their numbers, flags, options and groups.
 
-A subclass names its numbers and flags and chooses a rule of `formulas.rules`; all else is here. Steps are made by a
-stepper, for arrays on the host or on a device, which gets the settings as a `StepPlan`: no change of a value compiles
-anything.
+A subclass names its numbers and flags and chooses a rule of `formulas.rules`. Steps are made by a stepper, for arrays
+on the host or on a device, which receives the settings as a `StepPlan`; a change of a value compiles nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastadam._checks import count, flag, number
+from fastadam._checks import check_entries, count, flag, optional, positive
 from fastadam.cpu.arrays import Arrays, HostArrays
 from fastadam.cpu.stepper import HostStepper
 from fastadam.cuda.detection import on_device
@@ -19,7 +18,7 @@ from fastadam.formulas import rules
 from fastadam.formulas.step import ACTIVE, DECAY, HYPER, StepSpec
 from fastadam.formulas.stepper import LocatedArrays, Stepper, StepPlan
 from fastadam.optimizers.settings import (
-    _USUAL,
+    _DEFAULTS,
     Carried,
     Number,
     _assigned,
@@ -32,18 +31,18 @@ _MAX_STEPS = 2**63 - 1  # the kernels count in 64 bits
 
 
 class Optimizer:
-    """What all optimizers share. Do not make one itself: see `fastadam.optimizers`, or `fastadam.optimizer`.
+    """Base class of all optimizers; use those of `fastadam.optimizers`, or make one with `fastadam.optimizer`.
 
     Attributes
     ----------
     stepper : Stepper
-        What makes the steps, and has the state: `fastadam.formulas.stepper` says what can be asked of it.
+        The object that makes the steps and holds the state; its protocol is in `fastadam.formulas.stepper`.
     """
 
     stepper: Stepper
 
     _carried: ClassVar[Carried | None] = None
-    """What `state_dict` calls the values that the rule carries from step to step."""
+    """Entry of the `state_dict` for the numbers that the rule carries from step to step."""
 
     def __init__(
         self, params: Arrays, numbers: Mapping[str, Any], flags: Mapping[str, Any], options: Mapping[str, Any]
@@ -59,32 +58,32 @@ class Optimizer:
         self.stepper = make_stepper(arrays, self._plan(arrays), group_of, self._initial_values())
 
     def _located(self, params: Any) -> tuple[LocatedArrays, Callable[..., Stepper]]:
-        """Locate the parameters; the stepper for where they lie is made from them."""
+        """Locate the parameters, and choose the stepper for the host or the device that holds them."""
         packed = self._options["state_dtype"]
         if not on_device(params):
             return HostArrays(params, packed, by_name=bool(self._options["groups"])), HostStepper
-        from fastadam.cuda.arrays import DeviceArrays  # here, since it needs an extra
+        from fastadam.cuda.arrays import DeviceArrays  # imported here, since it needs an extra
         from fastadam.cuda.stepper import DeviceStepper
 
         return DeviceArrays(params, packed), DeviceStepper
 
     def _choose_rule(self) -> rules.Rule:
-        """Choose the rule that the flags and numbers ask for."""
+        """Choose the rule for the flags and numbers."""
         raise NotImplementedError
 
     def _initial_values(self) -> dict[str, float]:
-        """The states that do not begin as zeros."""
+        """Return the initial values of the states that do not begin as zeros."""
         return {}
 
     @property
     def params(self) -> Arrays:
-        """What was given as `params`."""
+        """The parameters, as they were given."""
         params: Arrays = self.stepper.arrays.params
         return params
 
     @property
     def t(self) -> int:
-        """The number of steps taken. For arrays on a device, asking waits for it, and replays of graphs are counted."""
+        """The number of steps taken, replays of CUDA graphs included; for parameters on a device, reading it waits."""
         return self.stepper.t
 
     @t.setter
@@ -93,7 +92,7 @@ class Optimizer:
 
     @property
     def skipped_steps(self) -> int:
-        """The number of steps that `on_nonfinite="skip"` has skipped. For arrays on a device, asking waits for it."""
+        """The number of steps skipped by `on_nonfinite="skip"`; for parameters on a device, reading it waits."""
         return self.stepper.skipped_steps
 
     @skipped_steps.setter
@@ -102,30 +101,30 @@ class Optimizer:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state itself, not a copy, by PyTorch's names: each flat over all parameters in their order.
+        """The state, not a copy, by PyTorch's names: each entry is flat over all parameters in their order.
 
-        With `ema_decay`, "ema" is the average of the parameters. With `state_dtype="bfloat16"` arrays are uint16 and
-        hold the bits; with "uint8" they are codes, each array of parameters beginning at a multiple of 512, and for
-        each state "name" there is "name_scale", what the codes of each block of 512 are multiplied by. For parameters
-        of float16 or bfloat16, "master" has them in float32.
+        With `ema_decay`, "ema" is the average of the parameters. With `state_dtype="bfloat16"`, arrays are uint16 and
+        hold the bits of bfloat16. With `state_dtype="uint8"`, they hold codes, where each array of parameters begins at
+        a multiple of 512, and for each state "name" the entry "name_scale" has a factor for each block of 512 codes.
+        For parameters of float16 or bfloat16, "master" holds them in float32.
 
-        For parameters on a device these are arrays of Numba's there, in which the part of each array of parameters
-        begins at a multiple of 128 bytes; `state_dict` has them without gaps.
+        For parameters on a device, entries are Numba device arrays, in which the part of each array of parameters
+        begins at a multiple of 128 bytes; `state_dict` returns them without gaps.
         """
         return self.stepper.state
 
     @property
     def copies(self) -> Any:
-        """The copy of the parameters that each step writes, in their structure; None without `copy_dtype`.
+        """The copies of the parameters that each step writes, in their structure; None without `copy_dtype`.
 
-        Arrays are float16, or uint16 with the bits of bfloat16.
+        The arrays are float16, or uint16 with the bits of bfloat16.
         """
         return self.stepper.copies
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Numbers, flags and those options that are not as usual, by their names."""
-        options = {name: value for name, value in self._options.items() if value != _USUAL[name]}
+        """Numbers, flags and the options that differ from their defaults, by their names."""
+        options = {name: value for name, value in self._options.items() if value != _DEFAULTS[name]}
         if options.get("groups"):
             options["groups"] = {
                 name: {"params": list(self._options["groups"][name]["params"]), **values}
@@ -135,25 +134,25 @@ class Optimizer:
 
     @property
     def groups(self) -> Mapping[str, Mapping[str, Any]]:
-        """The settings of each group that differ from those of the optimizer; `set_group` changes them."""
+        """Settings of each group that differ from those of the optimizer; `set_group` changes them."""
         return MappingProxyType({name: MappingProxyType(dict(values)) for name, values in self._groups.items()})
 
     def set_group(self, name: str, **settings: Any) -> None:
-        """Change settings of a group, from the next step on; nothing is compiled.
+        """Change settings of a group, without compilation, from the next step on.
 
         Parameters
         ----------
         name : str
-            A name among `groups`.
+            Name of the group.
         **settings
-            Any of the optimizer's numbers, and `frozen`.
+            Numbers of the optimizer, and `frozen`.
 
         Raises
         ------
         KeyError
             If there is no such group.
         TypeError, ValueError
-            If a setting is unknown or out of its range. Nothing is changed then.
+            If a setting is unknown, has the wrong type, or is out of range. Nothing is changed in that case.
         """
         if name not in self._groups:
             raise KeyError(f"{name!r} is not a group of this optimizer, which has {list(self._groups)}")
@@ -163,41 +162,40 @@ class Optimizer:
         self._set({})
 
     def step(self, *grads: Any, grad_scale: float | None = None, stream: Any = None) -> None:
-        """Update every parameter, in place, in one compiled call.
+        """Update all parameters, in place, in one compiled call.
 
         Parameters
         ----------
         *grads : ndarray, sequence, mapping or FlatBuffer
-            Gradients in the structure of `params`, with its shapes and dtype. They are read, never written, unless the
-            optimizer was made with `zero_grad`. For a FlatBuffer, another of the same layout (`params.like()`), or its
-            `flat` array. Of several, as of several workers, the step takes the sum, added up in their order in the same
-            pass. For parameters on a device, arrays there, in the memory order of the parameters.
+            Gradients in the structure of `params`, with the same shapes and dtype. For a FlatBuffer, another one of the
+            same layout (`params.like()`), or its `flat` array. Several gradients, such as those of several workers, are
+            summed in their order in the same pass. For parameters on a device, the gradients must be on that device, in
+            the memory order of the parameters. Gradients are not modified, unless the optimizer was made with
+            `zero_grad`.
         grad_scale : float, optional
-            What the gradients were scaled by: they are divided by it first.
+            Factor by which the gradients have been multiplied; they are divided by it first.
         stream : Stream or int, optional
-            For parameters on a device, where to launch the step, which waits for nothing: a stream of Numba, CuPy or
-            PyTorch, or a handle. By default the stream on which the first gradient's library works at the moment; the
-            launch waits there for the streams of the others.
+            For parameters on a device, the stream on which to launch the step: a stream of Numba, CuPy or PyTorch, or a
+            handle. By default, it is the current stream of the library of the first gradient, which then waits for
+            those of the other gradients.
 
         Raises
         ------
         TypeError
-            If the structure or a dtype is another than that of `params`, a gradient does not lie where they do, or
-            `stream` is no stream, or given for parameters on the host.
+            If the structure or a dtype differs from that of `params`; if gradients are not on the host or device of the
+            parameters; if `stream` is not a stream, or is given for parameters on the host.
         ValueError
-            If a shape or a name is another than that of `params`, or a gradient shares memory with the parameters; on a
-            device, also if the device or the memory order is another.
+            If a shape or a name differs from that of `params`, or a gradient shares memory with the parameters; on a
+            device, also if the device or the memory order differs.
         FloatingPointError
-            If a gradient is not finite and the optimizer was made with `on_nonfinite="raise"`, which on a device waits
-            for it in each step.
+            If a gradient is not finite and the optimizer was made with `on_nonfinite="raise"`, for which the host waits
+            for the device at each step.
         RuntimeError
-            If something had to be written to the device while a CUDA graph is captured, or the host had to wait.
+            If, during the capture of a CUDA graph, the step would write settings to the device or wait for it.
         """
         if not grads:
             raise TypeError("step needs at least one argument, the gradients")
-        if grad_scale is not None:
-            grad_scale = number("grad_scale", grad_scale, "(0, inf)")
-        self.stepper.step(grads, grad_scale, stream)
+        self.stepper.step(grads, optional(positive, "grad_scale", grad_scale), stream)
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -209,7 +207,7 @@ class Optimizer:
         raise TypeError(f"{cls.__name__} has no number {name!r}")
 
     def _check_overrides(self, group: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a group, checked."""
+        """Check the settings of a group."""
         checked: dict[str, Any] = {}
         for name, value in settings.items():
             if name == "frozen":
@@ -218,17 +216,17 @@ class Optimizer:
                 checked[name] = self._number(name).check(f"groups[{group!r}][{name!r}]", value)
             else:
                 allowed = ["params", "frozen", *self._numbers]
-                raise ValueError(f"groups[{group!r}] has {name!r}, where only {allowed} are known")
+                raise ValueError(f"groups[{group!r}] has {name!r}, where only {allowed} are allowed")
         return checked
 
     def _set(self, numbers: Mapping[str, Any]) -> None:
-        """Take checked numbers."""
+        """Store numbers that have been checked."""
         self._check_change(numbers, self._groups)
         self._numbers |= numbers
         self.stepper.configure(self._plan(self.stepper.arrays))
 
     def _plan(self, arrays: LocatedArrays) -> StepPlan:
-        """The settings as the stepper takes them."""
+        """Make the plan of a step from the settings."""
         rows, options = self._rows, self._options
         kind = "decoupled" if self._is_decoupled else "coupled"
         spec = StepSpec(
@@ -253,18 +251,18 @@ class Optimizer:
 
     @property
     def _rows(self) -> list[dict[str, Any]]:
-        """The numbers of each row of the table: of what has no group, then of each group."""
+        """Numbers of each row of the table: first those for parameters without a group, then those of each group."""
         return [self._numbers, *(self._numbers | group for group in self._groups.values())]
 
     def _check_change(self, numbers: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> None:
-        """Refuse numbers, of all or of groups, that the rule, chosen when the optimizer was made, has no place for."""
+        """Raise if the rule, which was chosen when the optimizer was made, does not support these numbers."""
 
     @property
     def _is_decoupled(self) -> bool:
         return self._flags.get("decoupled_weight_decay", False)
 
     def _row(self, values: Mapping[str, Any]) -> list[float]:
-        """A row of the table: the decay's scalar, whether the group is trained, what the rule takes."""
+        """Make a row of the table: the scalar of the decay, whether the group is trained, the numbers of the rule."""
         row = [0.0] * (HYPER + len(self._rule.hyper))
         decay = values.get("weight_decay", 0.0)
         row[DECAY] = 1.0 - values["lr"] * decay if self._is_decoupled else decay
@@ -277,7 +275,7 @@ class Optimizer:
         return row
 
     def _check_storage(self, arrays: LocatedArrays) -> None:
-        """Refuse types of storage that do not go with the parameters."""
+        """Raise if a type of storage does not suit the parameters."""
         for option in ("state_dtype", "copy_dtype"):
             if self._options[option] is not None and arrays.dtype != np.float32:
                 raise ValueError(f"{option} needs float32 parameters, got {arrays.dtype}")
@@ -287,14 +285,14 @@ class Optimizer:
     # --- saving and loading -------------------------------------------------------------------------------------------
 
     def _counters(self) -> dict[str, Any]:
-        """What is counted, and carried from step to step, for `state_dict`."""
+        """Counters, and numbers carried from step to step, for `state_dict`."""
         counters: dict[str, Any] = {"t": self.t}
         if self._options["on_nonfinite"] != "ignore":
             counters["skipped_steps"] = self.skipped_steps
         return counters if self._carried is None else counters | {self._carried.entry: self.stepper.carried}
 
     def _checked_counters(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of a state that is to be loaded."""
+        """Check the counters of a state to load."""
         names = [name for name in ("t", "skipped_steps") if name in state]
         checked = {name: count(f"state[{name!r}]", state[name], 0, _MAX_STEPS - 1) for name in names}
         return checked if self._carried is None else checked | self._carried.checked(state, 1 + len(self._groups))
@@ -306,41 +304,41 @@ class Optimizer:
             self.stepper.carried = counters[self._carried.entry]
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything that `load_state_dict` needs to go on from here: plain numbers and arrays.
+        """Return a copy of the state and the settings, as plain numbers and arrays, for `load_state_dict`.
 
         Returns
         -------
         dict
-            "t", the hyper-parameters, flags and options by their names, and the state, each one flat array over all
-            parameters in their order. It is the same for parameters on the host and on a device, and an optimizer on
-            either goes on from the other's; a device is waited for.
+            The step count "t", the hyper-parameters, flags and options by their names, and the states, each one flat
+            array over all parameters in their order. It has the same form for parameters on the host and on a device,
+            and either can be loaded by an optimizer for the other. For a device, the call waits for it.
         """
         return self._counters() | self.settings | self.stepper.read_state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`: state, step count and hyper-parameters are replaced by its own.
+        """Restore the state, step count and hyper-parameters returned by `state_dict`.
+
+        Parameters
+        ----------
+        state : mapping
+            State returned by `state_dict`.
 
         Raises
         ------
         TypeError
-            If `state` is not a mapping, or an entry has another type.
+            If `state` is not a mapping, or an entry has the wrong type.
         ValueError
-            If an entry is missing, unknown, out of range, or was made for parameters of another size or dtype; or if
-            it was made with other flags or options. Nothing is changed then.
+            If an entry is missing, unknown, out of range, or for parameters of another size or dtype; or if flags or
+            options differ from those of this optimizer. Nothing is changed in that case.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping as state_dict returns it, got {type(state).__name__}")
         own, layout = self._counters() | self.settings, self.stepper.state_layout()
-        if set(state) != {*own, *layout}:
-            raise ValueError(f"state must have the keys {sorted({*own, *layout})}, got {sorted(map(str, state))}")
+        check_entries(state, {*own, *layout})
         for name, value in self._flags.items():
             if flag(f"state[{name!r}]", state[name]) != value:
-                raise ValueError(f"state[{name!r}] must be {value}, as this optimizer was made, got {state[name]}")
-        for name in own.keys() & (_USUAL.keys() - {"groups"}):
+                raise ValueError(f"state[{name!r}] must be {value}, as in this optimizer, got {state[name]}")
+        for name in own.keys() & (_DEFAULTS.keys() - {"groups"}):
             if state[name] != own[name]:
-                raise ValueError(
-                    f"state[{name!r}] must be {own[name]!r}, as this optimizer was made, got {state[name]!r}"
-                )
+                raise ValueError(f"state[{name!r}] must be {own[name]!r}, as in this optimizer, got {state[name]!r}")
         for name, (shape, dtype) in layout.items():
             _check_array(name, state[name], shape, dtype)
         counters = self._checked_counters(state)

@@ -1,4 +1,4 @@
-"""An optimizer from a rule of your own: write what happens to one element, get the compiled step around it."""
+"""Optimizers from custom rules: a scalar function for one element becomes a compiled step for all parameters."""
 
 import dis
 import inspect
@@ -33,51 +33,52 @@ def optimizer(
     Parameters
     ----------
     rule : callable
-        `rule(p, g, *state, *hyper)` returns the new parameter, or, with a state, a tuple of the parameter and the
-        state. It is called for each element, with numbers of the type of the parameters; Numba compiles it. What
-        `numba.njit` made of such a function is taken as well, and compiled anew.
+        Function `rule(p, g, *state, *hyper)` that returns the new parameter or, if there is a state, a tuple of the
+        parameter and the state. It is compiled by Numba and called for each element, with numbers of the type of the
+        parameters. A function decorated by `numba.njit` is accepted, and is compiled again.
     state : sequence of str, default=()
-        Names of what each element has beside its parameter, at most four; all are zeros before the first step.
+        Names of the states of each element, at most four, which are zero before the first step.
     positive : sequence of str, default=()
-        Those of `state` that are never negative, as sums of squares are. Only `state_dtype="uint8"` looks at it: what
-        is not zero is then never stored as zero, so that the rule may divide by it.
+        Names of the states that are never negative, such as sums of squares. They are used only with
+        `state_dtype="uint8"`, which then stores no nonzero value as zero, so that the rule can divide by it.
     scalars : callable, optional
-        `scalars(t, *hyper)` is called once a step, with the step's number counted from 1, and returns a tuple of what
-        `rule` takes behind the state; without it, that is the hyper-parameters themselves. It computes in float64.
+        Function `scalars(t, *hyper)` that is called once per step, with the number of the step, counted from 1. It
+        returns a tuple of the arguments of `rule` after the state, and computes in float64. By default, these arguments
+        are the hyper-parameters.
     **defaults : float
-        Defaults of hyper-parameters, whose names are those of the arguments of `rule` behind the state (of `scalars`
-        behind `t`). They may also be the defaults of those arguments. A hyper-parameter without one must be given when
-        an optimizer is made.
+        Default values of the hyper-parameters, whose names are those of the arguments of `rule` after the state, or of
+        `scalars` after `t`. Defaults can also be those of these arguments. Hyper-parameters without a default are
+        required when an optimizer is made.
 
     Returns
     -------
     type
-        A class with the methods of `fastadam.Adam`. It takes the parameters, then by keyword the hyper-parameters,
+        A class with the methods of `fastadam.Adam`. It takes the parameters and, by keyword, the hyper-parameters,
         `weight_decay` (coupled), `maximize` and the options of `fastadam.optimizers`.
 
     Raises
     ------
     TypeError
-        If the rule or `scalars` is no plain function or cannot be compiled (the message shows its line and Numba's
-        reason); if it takes too few arguments or returns another number of values; if a default is for no argument, or
-        no number.
+        If `rule` or `scalars` is not a plain function, or cannot be compiled (the message shows the line and Numba's
+        reason); if it takes too few arguments or returns a wrong number of values; if a default is not a number, or is
+        not for a hyper-parameter.
     ValueError
-        If there are more than four states, `positive` has another name, a default is not finite, or a name is used
-        twice or is one that all optimizers use, as `weight_decay` is.
+        If there are more than four states, `positive` has a name that `state` does not have, a default is not finite,
+        or a name is used twice or is reserved, such as `weight_decay`.
 
     Notes
     -----
-    A constant such as 0.5 in a rule is a float64, and so is what it is multiplied with. Pass it as a hyper-parameter,
-    and float32 parameters are updated in float32 throughout, which is faster. What a rule reads from outside, a
-    global number or another compiled function, is compiled in as it is then.
+    A constant in a rule, such as 0.5, is a float64, and so are the results of operations with it. If it is passed as a
+    hyper-parameter instead, float32 parameters are updated entirely in float32, which is faster. Values that a rule
+    reads from outside, such as a global number or another compiled function, are fixed when it is compiled.
 
-    What the class compiles is not kept on disk, since no cache could see an edit of your rule: each process compiles
-    it anew at the first step, in about a second. Optimizers of the class can be pickled where it can be imported by its
-    name, which is the rule's in capitals: a rule `my_rule` gives a class `MyRule`.
+    Kernels of the class are not cached on disk, since the cache cannot detect changes of the rule: each process
+    compiles them at the first step, in about a second. Optimizers of the class can be pickled if the class can be
+    imported by its name, which is that of the rule in CamelCase: `MyRule` for a rule `my_rule`.
 
     Examples
     --------
-    Momentum whose step never exceeds a bound:
+    Momentum with bounded steps:
 
     >>> import numpy as np
     >>> import fastadam
@@ -97,14 +98,14 @@ def optimizer(
     scalars = None if scalars is None else _plain_function("scalars", scalars)
     states = _checked_names("state", state)
     if not set(_checked_names("positive", positive)) <= set(states):
-        raise ValueError(f"positive must have names of the state, {list(states)}, got {list(positive)}")
+        raise ValueError(f"positive must have names in state, {list(states)}, got {list(positive)}")
     names = _argument_names("rule", rule, ("p", "g", *states))
     hyper = names if scalars is None else _argument_names("scalars", scalars, ("t",))
     _check_free("state", states)
     _check_free("hyper-parameters", hyper, states)
     unknown = defaults.keys() - set(hyper)
     if unknown:
-        raise TypeError(f"{min(unknown)!r} is no hyper-parameter of {_name_of(rule)}, which has {list(hyper)}")
+        raise TypeError(f"{min(unknown)!r} is not a hyper-parameter of {_name_of(rule)}, which has {list(hyper)}")
     defaults = _defaults_of(scalars or rule, hyper) | defaults
     checked = {name: number(name, value, "(-inf, inf)") for name, value in defaults.items()}
     made = rules.Rule(_name_of(rule), rule, scalars or _themselves, states, hyper, tuple(positive), cached=False)
@@ -113,11 +114,11 @@ def optimizer(
 
 
 def _themselves(t, *hyper):  # type: ignore[no-untyped-def]
-    """Scalars that are the hyper-parameters."""
+    """Return the hyper-parameters as scalars."""
     return hyper
 
 
-# --- what is given ----------------------------------------------------------------------------------------------------
+# --- checks of the arguments ------------------------------------------------------------------------------------------
 
 _USED = {
     "params", "stepper", "t", "ema", "frozen", "maximize", "weight_decay", *Options.__annotations__, *vars(Optimizer),
@@ -126,7 +127,7 @@ _USED = {
 
 
 def _plain_function(what: str, function: Any) -> Callable[..., Any]:
-    """The function itself, also of one that Numba compiled."""
+    """Return the plain function, also for one that Numba has compiled."""
     plain = getattr(function, "py_func", function)
     if not inspect.isfunction(plain):
         raise TypeError(f"{what} must be a plain function, got {function!r}")
@@ -142,7 +143,7 @@ def _checked_names(what: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _argument_names(what: str, function: Callable[..., Any], first: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the arguments behind those that come first."""
+    """Names of the arguments after those in `first`."""
     signature = inspect.signature(function)
     if any(parameter.kind is not parameter.POSITIONAL_OR_KEYWORD for parameter in signature.parameters.values()):
         raise TypeError(f"{what} must have plain arguments only, no * and no **, got {signature}")
@@ -159,23 +160,23 @@ def _defaults_of(function: Callable[..., Any], names: tuple[str, ...]) -> dict[s
 
 
 def _check_free(what: str, names: tuple[str, ...], others: tuple[str, ...] = ()) -> None:
-    """Refuse names that mean something else to an optimizer."""
+    """Raise if a name is reserved or already used."""
     for name in names:
         if name in _USED or name in others or name.startswith("_"):
-            why = "begins with _" if name.startswith("_") else "a state has" if name in others else "all optimizers use"
+            why = "begins with _" if name.startswith("_") else "is a state" if name in others else "is reserved"
             raise ValueError(f"{what} must have names of their own, got {name!r}, which {why}")
 
 
 def _name_of(rule: Callable[..., Any]) -> str:
-    """The rule's name, also of a lambda."""
+    """Name of the rule; "custom" for a lambda."""
     return rule.__name__ if rule.__name__.isidentifier() else "custom"
 
 
-# --- what Numba makes of it -------------------------------------------------------------------------------------------
+# --- compilation ------------------------------------------------------------------------------------------------------
 
 
 def _check_compiles(rule: rules.Rule, taken: int, has_scalars: bool) -> None:
-    """Compile the rule for float64, so that what is wrong with it shows now and not in the first step."""
+    """Compile the rule for float64, so that errors in it are found now and not at the first step."""
     if JIT_DISABLED:
         return
     if has_scalars:
@@ -185,7 +186,7 @@ def _check_compiles(rule: rules.Rule, taken: int, has_scalars: bool) -> None:
     returned = _returned_by("rule", rule.update, (types.float64,) * (2 + len(rule.states) + taken))
     values = tuple(returned) if rule.states and _is_tuple(returned) else (returned,)
     if len(values) != 1 + len(rule.states) or not all(map(_is_number, values)):
-        expected = f"a tuple of the parameter and {list(rule.states)}" if rule.states else "the parameter alone"
+        expected = f"a tuple of the parameter and {list(rule.states)}" if rule.states else "the parameter"
         raise TypeError(f"rule must return {expected}, as real numbers, returns {returned}")
 
 
@@ -198,7 +199,7 @@ def _is_number(kind: types.Type) -> bool:
 
 
 def _returned_by(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """The type that a function returns, once it is compiled."""
+    """Compile a function, and return the type of its result."""
     compiled = formula(function)
     try:
         compiled.compile(arguments)
@@ -208,7 +209,7 @@ def _returned_by(what: str, function: Callable[..., Any], arguments: tuple[Any, 
 
 
 def _line_of(function: Callable[..., Any], error: Exception) -> str:
-    """The user's own line that the message points at, or has a name of; else the function's first."""
+    """Find the line of the user's code that a message points at, or names something of; else the first line."""
     code = function.__code__
     own_file, own_lines = Path(code.co_filename).name, {line for *_, line in code.co_lines()}
     pointed_at = re.findall(r'File "([^"]*)", line (\d+)', str(error))
@@ -221,7 +222,7 @@ def _line_of(function: Callable[..., Any], error: Exception) -> str:
     return f"line {line} of {code.co_filename}" + (f': "{text}"' if text else "")
 
 
-# --- what is made of it -----------------------------------------------------------------------------------------------
+# --- the class --------------------------------------------------------------------------------------------------------
 
 
 def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
@@ -237,7 +238,7 @@ def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
         numbers = {key: given[key] for key in rule.hyper} | {"weight_decay": weight_decay}
         super(made, self).__init__(params, numbers, {"maximize": maximize}, settings)
 
-    initialise.__qualname__ = f"{name}.__init__"  # which Python's own messages begin with
+    initialise.__qualname__ = f"{name}.__init__"  # with which Python's own messages begin
     namespace: dict[str, Any] = {
         "__module__": rule.update.__module__,
         "__doc__": rule.update.__doc__,
@@ -249,13 +250,13 @@ def _class_of(rule: rules.Rule, defaults: dict[str, float]) -> type[Optimizer]:
     made: type[Optimizer] = type(
         name,
         (Optimizer,),
-        namespace | {key: Number("A hyper-parameter of the rule.", "(-inf, inf)") for key in rule.hyper},
+        namespace | {key: Number("Hyper-parameter of the rule.", "(-inf, inf)") for key in rule.hyper},
     )
     return made
 
 
 def _signature(hyper: tuple[str, ...], defaults: dict[str, float], made_by: Callable[..., None]) -> inspect.Signature:
-    """What `help` shows: the hyper-parameters by name."""
+    """Signature with the hyper-parameters by name, for `help`."""
     _, params, *shared, options = inspect.signature(made_by).parameters.values()
     named = [inspect.Parameter(key, params.KEYWORD_ONLY, default=defaults.get(key, params.empty)) for key in hyper]
     return inspect.Signature([params, *named, *shared, options.replace(name="options")])

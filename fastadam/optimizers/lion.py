@@ -1,35 +1,36 @@
-"""Lion."""
+"""Lion: steps by the sign of a momentum."""
 
 from typing import Unpack
 
 from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
 from fastadam.optimizers.base import Optimizer
-from fastadam.optimizers.settings import Betas, Number, Options
+from fastadam.optimizers.settings import Betas, Number, Options, documented
 
 
+@documented
 class Lion(Optimizer):
-    """Lion: steps of one size, along the sign of an interpolated momentum.
+    """Lion: steps of equal size, in the direction of the sign of an interpolated momentum.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=1e-4
-        Step size, at least 0.
+        Learning rate, at least 0.
     betas : tuple of two floats, default=(0.9, 0.99)
-        Weights of the momentum in the step and in its own average, each in [0, 1).
+        Weights of the momentum in the step and in its running average, each in [0, 1).
     weight_decay : float, default=0.0
-        Decoupled weight decay, at least 0.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        See `fastadam.optimizers`.
+        Decoupled weight decay, at least 0: `p` is multiplied by `1 - lr * weight_decay` before the update.
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
@@ -47,7 +48,7 @@ class Lion(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
+    lr = Number("Learning rate.")
     betas = Betas("Weights of the momentum.")
     weight_decay = Number("Decoupled weight decay.")
 

@@ -1,4 +1,4 @@
-"""Lazy Adam over the rows of a table."""
+"""RowAdam: lazy Adam over the rows of a table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,64 +14,63 @@ from fastadam.cpu.stepper import RowStepper
 from fastadam.formulas import rules
 from fastadam.formulas.stepper import LocatedArrays, Stepper
 from fastadam.optimizers.base import Optimizer
-from fastadam.optimizers.settings import Betas, Number
+from fastadam.optimizers.settings import Betas, Number, documented
 
 # --- the optimizer ----------------------------------------------------------------------------------------------------
 
 
+@documented
 class RowAdam(Optimizer):
-    """Lazy Adam over the rows of a table, for gradients that are zero but for a few rows, as those of an embedding.
+    """Lazy Adam over the rows of a table, for gradients that are zero in most rows, such as those of an embedding.
 
-    A step updates the rows that it is given, parameters and moments, and no other. Its cost grows with these rows and
-    not with the table.
+    A step updates the parameters and moments of the rows that it is given, and no others. Its cost is proportional to
+    the number of these rows, not to the size of the table.
 
     Parameters
     ----------
     params : ndarray of shape (n_rows, dim)
         The table, updated in place: writeable, float32 or float64, in C order.
     lr : float, default=1e-3
-        Step size, at least 0. It may be set between steps, as all numbers may.
-    betas : tuple of two floats, default=(0.9, 0.999)
-        Decay rates of the two moments, each in [0, 1).
+        Learning rate, at least 0. Like all numbers, it can be changed between steps.
+    {betas}
     eps : float, default=1e-8
-        Added to the uncorrected root of the second moment, at least 0.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
+        Term added to the root of the second moment before bias correction, at least 0.
+    {maximize}
     catch_up : bool, default=False
-        When a row is named again, first let its moments decay for the steps that did not name it. See Notes.
+        Whether the moments of a row first decay for the steps that did not include the row. See Notes.
 
     Attributes
     ----------
     t : int
-        The number of steps taken. All rows share it, also in the bias correction.
+        The number of steps taken, which all rows share, also in the bias correction.
     params : ndarray of shape (n_rows, dim)
         The table.
     state : dict of str to ndarray
-        The moments "m" and "v" themselves, not copies, of the table's shape and dtype; with `catch_up` also
-        "last_step", an int64 array of shape (n_rows,): the step that each row's moments are of.
+        The moments "m" and "v", not copies, of the shape and dtype of the table; with `catch_up` also "last_step", an
+        int64 array of shape (n_rows,): the last step that included each row.
 
     Raises
     ------
     TypeError
-        If `params` is no array or has another dtype, or a number is not one.
+        If `params` is not an array of float32 or float64, or an argument has the wrong type.
     ValueError
-        If a number is out of its range; if `params` has another shape than (n_rows, dim), or is read-only or not
-        contiguous in C order.
+        If a number is out of range; if `params` is not two-dimensional, is read-only, or is not contiguous in C order.
 
     Notes
     -----
-    The rule and the defaults are those of `torch.optim.SparseAdam`: Adam in the form of the end of section 2 of Kingma
-    & Ba, "Adam: a method for stochastic optimization" (2015), "epsilon hat". `lr` and `eps` may be 0 here.
+    The rule and the defaults are those of `torch.optim.SparseAdam`: Adam in the form "epsilon hat", given at the end of
+    section 2 of Kingma & Ba, "Adam: a method for stochastic optimization" (2015). Here, `lr` and `eps` can be 0.
 
-    A row that is not named keeps its moments as they are: named again after a long time, it still moves along its old
-    gradients. With `catch_up`, the moments of a row that n steps did not name are first multiplied by `beta**n`. They
-    are then those of dense Adam, which is given zeros for all rows that a step does not name, up to a relative error
-    of n + 3 roundings in float64, and of 2n + 3 in float32, to which dense Adam rounds its betas. The parameters of a
-    row still move only in steps that name it, where dense Adam moves every row in every step. After a change of the
-    betas, the new ones hold for all steps since a row was named last, unless `flush` was called before the change.
+    The moments of a row do not change in steps that do not include the row, so that a row included again after a long
+    time still moves along its old gradients. With `catch_up`, the moments of a row that was not included for n steps
+    are first multiplied by `beta**n`. They then equal those of dense Adam, for which the gradients of all other rows
+    are zero, up to a relative error of n + 3 roundings in float64 and of 2n + 3 in float32, to which dense Adam rounds
+    its betas. The parameters of a row still change only in steps that include the row, whereas dense Adam moves every
+    row at every step. After a change of the betas, the new values apply to all steps since a row was last included,
+    unless `flush` was called before the change.
 
-    Beside the table and its moments there are eight bytes a row, and as many again with `catch_up`. Steps with 256 KiB
-    of gradients or more run on Numba's threads, and give the same bits on any number of them.
+    In addition to the table and its moments, 8 bytes per row are used, and 16 with `catch_up`. Steps with 256 KiB of
+    gradients or more run on Numba's threads, and give the same bits on any number of them.
 
     Examples
     --------
@@ -91,9 +90,9 @@ class RowAdam(Optimizer):
 
     stepper: RowStepper
 
-    lr = Number("Step size; setting it takes effect at the next step and compiles nothing.")
+    lr = Number("Learning rate; a change takes effect at the next step, without compilation.")
     betas = Betas("Decay rates of the two moments.")
-    eps = Number("Added to the root of the second moment.")
+    eps = Number("Term added to the root of the second moment.")
 
     def __init__(
         self,
@@ -116,24 +115,24 @@ class RowAdam(Optimizer):
         return rules.ADAM_HAT
 
     def step(self, rows: ArrayLike, grads: Array) -> None:  # type: ignore[override]
-        """Update the rows that are named, in place, in one compiled call.
+        """Update rows of the table, in place, in one compiled call.
 
         Parameters
         ----------
         rows : array_like of int, of shape (k,)
-            Indices from 0 to n_rows - 1, in any order. The gradients of one that occurs more than once are summed in
-            the order given. A step without rows counts, and changes nothing else.
+            Indices of the rows, from 0 to n_rows - 1, in any order. The gradients of a row that occurs several times
+            are summed in the order given. A step without rows counts as a step and changes nothing else.
         grads : ndarray of shape (k, dim)
-            The gradient of each, of the dtype of the table. It is read, never written.
+            Gradients of the rows, of the dtype of the table. They are never written.
 
         Raises
         ------
         IndexError
-            If the table does not have one of the rows; a negative index does not count from its end.
+            If a row is not in the table; negative indices are not allowed.
         TypeError
-            If `rows` are no integers, or `grads` is no array of the dtype of the table.
+            If `rows` are not integers, or `grads` is not an array of the dtype of the table.
         ValueError
-            If a shape is another one, or `grads` shares memory with the table.
+            If a shape does not match, or `grads` shares memory with the table.
         """
         stepper, indices = self.stepper, _row_indices(rows)
         table = stepper.table
@@ -145,15 +144,15 @@ class RowAdam(Optimizer):
             raise IndexError(f"rows[{position}] must be in [0, {len(table)}), got {np.asarray(rows)[position]}")
 
     def flush(self) -> None:
-        """Let the moments of every row decay up to the latest step. It needs `catch_up`, and a pass over the table.
+        """Let the moments of all rows decay up to the latest step, in a pass over the table.
 
         Raises
         ------
         ValueError
-            If the optimizer was made without `catch_up`: its moments do not decay.
+            If the optimizer was made without `catch_up`, so that its moments do not decay.
         """
         if not self._flags["catch_up"]:
-            raise ValueError("flush needs an optimizer that was made with catch_up=True")
+            raise ValueError("flush requires an optimizer made with catch_up=True")
         state = self.state
         missed = self.t - state["last_step"]
         for name, beta in zip(self._rule.states, self.betas, strict=True):
@@ -169,7 +168,7 @@ class RowAdam(Optimizer):
 
 
 def _check_table(params: Array) -> None:
-    """Refuse what is no table; what is left to check, `HostArrays` checks."""
+    """Raise unless `params` is a table; `HostArrays` makes the remaining checks."""
     if not isinstance(params, np.ndarray):
         raise TypeError(f"params must be a NumPy array of shape (n_rows, dim), got {type(params).__name__}")
     if params.dtype not in FLOAT_DTYPES:
@@ -181,9 +180,9 @@ def _check_table(params: Array) -> None:
 
 
 def _row_indices(rows: ArrayLike) -> NDArray[np.int64]:
-    """The indices, copied as 64-bit integers; one too large for them becomes negative, and so is refused with these.
+    """Copy the indices to 64-bit integers; an index too large for them becomes negative and so is out of range.
 
-    A copy is always writeable and aligned: Numba compiles a function anew for arrays that are not.
+    The copy is writeable and aligned: for other arrays, Numba would compile the kernel again.
     """
     try:
         given = np.asarray(rows)
@@ -197,7 +196,7 @@ def _row_indices(rows: ArrayLike) -> NDArray[np.int64]:
 
 
 def _row_gradients(grads: Array, k: int, params: Array) -> Array:
-    """The gradients, copied only if they are not contiguous."""
+    """Check the gradients; they are copied only if they are not contiguous."""
     if not isinstance(grads, np.ndarray):
         raise TypeError(f"grads must be a NumPy array, got {type(grads).__name__}")
     if grads.dtype != params.dtype:

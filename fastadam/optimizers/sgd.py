@@ -1,4 +1,4 @@
-"""Gradient descent, with momentum."""
+"""SGD: gradient descent with momentum."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
@@ -6,40 +6,40 @@ from typing import Any, Unpack
 from fastadam.cpu.arrays import Arrays
 from fastadam.formulas import rules
 from fastadam.optimizers.base import Optimizer
-from fastadam.optimizers.settings import Number, Options, _given, _keep_momentum
+from fastadam.optimizers.settings import Number, Options, _given, _keep_momentum, documented
 
 
+@documented
 class SGD(Optimizer):
-    """Gradient descent, with momentum and Nesterov's momentum.
+    """Gradient descent, optionally with momentum or Nesterov momentum.
 
     Parameters
     ----------
-    params : ndarray, sequence of ndarray, mapping of str to ndarray, or FlatBuffer
-        What to optimize, updated in place; see `fastadam.optimizers`.
+    {params}
     lr : float, default=1e-3
-        Step size, at least 0. It may be set between steps, as all numbers may.
+        Learning rate, at least 0. Like all numbers, it can be changed between steps.
     momentum : float, default=0.0
-        Weight of the buffer of earlier gradients, at least 0. A group may have its own, also where others have none.
+        Weight of the momentum buffer, at least 0. Groups can have their own, also if it is 0 for other groups.
     dampening : float, default=0.0
-        The gradient enters the buffer times 1 - `dampening`, which may be any number; the first enters whole.
-    weight_decay : float, default=0.0
-        `weight_decay * p` is added to the gradient, at least 0.
+        Each gradient but the first is multiplied by `1 - dampening` before it is added to the buffer.
+    {weight_decay}
     nesterov : bool, default=False
-        Step along the gradient plus `momentum` times the buffer. Needs momentum, and no dampening.
-    maximize : bool, default=False
-        Ascend the gradient instead of descending it.
-    **options
-        `max_norm`, `clip_value`, `ema_decay`, `zero_grad`, `on_nonfinite`, `groups`; see `fastadam.optimizers`.
+        Whether to use Nesterov momentum, which requires momentum and no dampening.
+    {maximize}
+    {options}
+
+    Attributes
+    ----------
+    {attributes}
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument has another type, or is out of its range.
+    {raises}
 
     Notes
     -----
-    Polyak (1964); Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013); form
-    and defaults as in `torch.optim.SGD`.
+    Polyak, "Some methods of speeding up the convergence of iteration methods" (1964); Sutskever et al., "On the
+    importance of initialization and momentum in deep learning" (2013); form and defaults as in `torch.optim.SGD`.
 
     Examples
     --------
@@ -55,9 +55,9 @@ class SGD(Optimizer):
 
     __module__ = "fastadam"
 
-    lr = Number("Step size.")
-    momentum = Number("Weight of the buffer; whether there is one is fixed when the optimizer is made.")
-    dampening = Number("What the gradient loses on its way into the buffer.", "(-inf, inf)")
+    lr = Number("Learning rate.")
+    momentum = Number("Weight of the momentum buffer; whether there is a buffer cannot be changed.")
+    dampening = Number("Fraction of each gradient that is not added to the buffer.", "(-inf, inf)")
     weight_decay = Number("Coupled weight decay.")
 
     def __init__(
@@ -93,5 +93,5 @@ class SGD(Optimizer):
                     raise ValueError(f"{name} must be 0 with nesterov=True, got {value}")
 
     def _row(self, values: Mapping[str, Any]) -> list[float]:
-        # Only momentum is dampened: without it, as one group among others may be, the buffer is the gradient.
+        # Dampening needs momentum: in a group without momentum, the buffer is the gradient itself.
         return super()._row(values if values["momentum"] > 0 else {**values, "dampening": 0.0})

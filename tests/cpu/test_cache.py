@@ -524,7 +524,7 @@ def test_warmup_fills_the_package_on_demand_and_says_where_kernels_are(small_ins
     into_package = command("warmup", "--into-package")
     compiled, said = run(small_installation, into_package).splitlines()
     (entry,) = entries(kept)
-    assert (compiled, said) == ("-1.0 compiled", f"Every kernel is compiled and cached: 0.0 s; in {entry.parent}")
+    assert (compiled, said) == ("-1.0 compiled", f"All kernels are compiled and cached: 0.0 s; in {entry.parent}")
     assert run(small_installation, into_package) == f"-1.0 cached\n{said}"
     assert run(small_installation, command("warmup")) == "-1.0 cached\n" + said.replace(
         str(entry.parent), str(small_installation / "cache" / "fastadam" / entry.parent.name)
@@ -535,10 +535,10 @@ def test_warmup_says_when_kernels_are_not_cached(small_installation):
     kept = small_installation / "fastadam" / "_kernels"
     kept.touch()
     said = run(small_installation, command("warmup", "--into-package"))
-    assert said == f"Nothing was compiled, since no kernel can be kept in the package: {kept} is not a folder"
+    assert said == f"Nothing was compiled, since no kernel can be stored in the package: {kept} is not a folder"
     compiled, said = run(small_installation, command("warmup"), NUMBA_CACHE_DIR=os.devnull).splitlines()
     assert compiled == "-1.0 compiled"
-    assert "not every one is cached" in said
+    assert "not all are cached" in said
     assert "Set NUMBA_CACHE_DIR" in said
 
 
@@ -547,11 +547,11 @@ def test_info_says_of_each_place_what_is_there_and_why_nothing_can_be_kept(tmp_p
     monkeypatch.setattr(environment, "user_place", lambda: place)
     monkeypatch.setattr(environment, "package_place", lambda: _cache.Place((), "no home"))
     described = environment.info()
-    assert described["kernel cache"] == f"{place.folder}: no kernels; more are kept here"
+    assert described["kernel cache"] == f"{place.folder}: no kernels; more are stored here"
     assert described["package kernels"] == "none: no home"
     place.write("entry.bin", b"")
     place.write("other.bin", b"")
-    assert environment.info()["kernel cache"] == f"{place.folder}: 2 kernels; more are kept here"
+    assert environment.info()["kernel cache"] == f"{place.folder}: 2 kernels; more are stored here"
     if hasattr(os, "geteuid"):
         place.folder.chmod(0o777)
         assert environment.info()["kernel cache"] == (

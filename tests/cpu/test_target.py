@@ -199,7 +199,7 @@ print(info()["CPU"].partition("; ")[2])
 @compiled
 @pytest.mark.slow
 def test_a_network_is_trained_right_on_the_plainest_processor(tmp_path):
-    described = "code for generic, without fused multiply-add (slower, and other rounding), vectors of 16 bytes, "
+    described = "code for generic, without fused multiply-add (slower, and rounded differently), vectors of 16 bytes, "
     assert run(FIT, GENERIC, tmp_path) == [described + "tiles of 6 rows"]
 
 

@@ -339,10 +339,10 @@ def test_other_data_are_refused_and_change_nothing(rows, path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"every_n_epochs": 0}, ValueError, "every_n_epochs must be > 0, got 0"),
-        ({"every_n_epochs": 1.5}, TypeError, "every_n_epochs must be a positive number or None, got 1.5"),
+        ({"every_n_epochs": 0}, ValueError, "every_n_epochs must be at least 1, got 0"),
+        ({"every_n_epochs": 1.5}, TypeError, "every_n_epochs must be an integer, got 1.5"),
         ({"every_n_epochs": True}, TypeError, "every_n_epochs"),
-        ({"every_seconds": -1.0}, ValueError, "every_seconds must be > 0, got -1.0"),
+        ({"every_seconds": -1.0}, ValueError, r"every_seconds must be in \(0, inf\], got -1.0"),
         ({"every_seconds": np.nan}, ValueError, "every_seconds"),
         ({"every_seconds": "often"}, TypeError, "every_seconds"),
     ],

@@ -12,6 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, OptimizeWar
 import fastadam
 from fastadam import optimizers
 from fastadam.interop import scipy as interop
+from fastadam.interop._scipy import Box, Point
 from fastadam.interop.scipy import adam
 from fastadam.optimizers.adam import Adam
 from tests.helpers.naive import assert_same_bits
@@ -348,9 +349,9 @@ def test_equal_bounds_fix_a_variable(jac):
 
 @given(x=st.floats(-1e10, 1e10), below=st.floats(0, 10), above=st.floats(0, 10), slope=st.floats(-10, 10).filter(bool))
 def test_the_projected_gradient_is_how_far_a_step_against_it_can_go(x, below, above, slope):
-    box = interop._Box.of([(x - below, x + above)], 1)
+    box = Box.of([(x - below, x + above)], 1)
     room = x - box.lower[0] if slope > 0 else box.upper[0] - x
-    point = interop._Point(np.array([x]), 0.0, np.array([slope]))
+    point = Point(np.array([x]), 0.0, np.array([slope]))
     assert box.projected_gradient(point) == min(abs(slope), room)
 
 

@@ -362,9 +362,9 @@ def test_scalars_that_are_not_compilable_are_refused_with_their_own_line():
     [
         (returns_three, ["buffer"], r"rule must return a tuple of .*\['buffer'\].*UniTuple\(float64 x 3\)"),
         (returns_one, ["buffer"], r"rule must return a tuple of .*\['buffer'\].*float64"),
-        (lambda p, g, lr: (p, g), [], "rule must return the parameter alone"),
-        (may_return_nothing, [], "rule must return the parameter alone, as real numbers, returns Optional"),
-        (lambda p, g, lr: p * 1j, [], "rule must return the parameter alone, as real numbers, returns complex"),
+        (lambda p, g, lr: (p, g), [], "rule must return the parameter, as real"),
+        (may_return_nothing, [], "rule must return the parameter, as real numbers, returns Optional"),
+        (lambda p, g, lr: p * 1j, [], "rule must return the parameter, as real numbers, returns complex"),
         (lambda p, g, b, lr: (p, None), ["b"], "rule must return a tuple"),
     ],
 )  # fmt: skip
@@ -394,7 +394,7 @@ BAD_RULES = {
     "p alone": (lambda: fastadam.optimizer(lambda p: p), TypeError, r"rule must take p, g first, got \(p\)"),
     "no state": (lambda: fastadam.optimizer(lambda p, g: p, state=["b"]), TypeError, "rule must take p, g, b first"),
     "no t": (lambda: fastadam.optimizer(plain, scalars=lambda: (1.0,)), TypeError, "scalars must take t first"),
-    "default": (lambda: fastadam.optimizer(plain, rate=0.1), TypeError, r"'rate' is no hyper-parameter.*\['lr'\]"),
+    "default": (lambda: fastadam.optimizer(plain, rate=0.1), TypeError, r"'rate' is not a hyper-parameter.*\['lr'\]"),
     "five states": (lambda: fastadam.optimizer(plain, state=list("abcde")), ValueError, "state must have at most 4"),
     "twice": (lambda: fastadam.optimizer(plain, state=["b", "b"]), ValueError, "state must have at most 4 names, each"),
     "a text": (lambda: fastadam.optimizer(plain, state="buffer"), TypeError, "state must be a sequence of names"),
@@ -402,18 +402,18 @@ BAD_RULES = {
     "a number": (lambda: fastadam.optimizer(plain, state=1), TypeError, "state must be a sequence of names, got 1"),
     "positive": (
         lambda: fastadam.optimizer(lambda p, g, a: (p, a), state=["a"], positive=["b"]),
-        ValueError, r"positive must have names of the state, \['a'\], got \['b'\]",
+        ValueError, r"positive must have names in state, \['a'\], got \['b'\]",
     ),
     "positive text": (lambda: fastadam.optimizer(plain, positive="a"), TypeError, "positive must be a sequence of"),
-    "ema": (lambda: fastadam.optimizer(lambda p, g, a: (p, a), state=["ema"]), ValueError, "'ema', which all"),
-    "t": (lambda: fastadam.optimizer(lambda p, g, t: p), ValueError, "'t', which all optimizers use"),
-    "weight_decay": (lambda: fastadam.optimizer(lambda p, g, weight_decay: p), ValueError, "'weight_decay', which all"),
-    "step": (lambda: fastadam.optimizer(lambda p, g, step: p), ValueError, "'step', which all optimizers use"),
-    "skipped_steps": (lambda: fastadam.optimizer(lambda p, g, skipped_steps: p), ValueError, "which all optimizers use"),
-    "stepper": (lambda: fastadam.optimizer(lambda p, g, stepper: p), ValueError, "which all optimizers use"),
+    "ema": (lambda: fastadam.optimizer(lambda p, g, a: (p, a), state=["ema"]), ValueError, "'ema', which is reserved"),
+    "t": (lambda: fastadam.optimizer(lambda p, g, t: p), ValueError, "'t', which is reserved"),
+    "weight_decay": (lambda: fastadam.optimizer(lambda p, g, weight_decay: p), ValueError, "which is reserved"),
+    "step": (lambda: fastadam.optimizer(lambda p, g, step: p), ValueError, "'step', which is reserved"),
+    "skipped_steps": (lambda: fastadam.optimizer(lambda p, g, skipped_steps: p), ValueError, "which is reserved"),
+    "stepper": (lambda: fastadam.optimizer(lambda p, g, stepper: p), ValueError, "which is reserved"),
     "private": (lambda: fastadam.optimizer(lambda p, g, _table: p), ValueError, "'_table', which begins with _"),
     "of a state": (
-        lambda: fastadam.optimizer(lambda p, g, b, m: (p, b), state=["m"]), ValueError, "'m', which a state has"
+        lambda: fastadam.optimizer(lambda p, g, b, m: (p, b), state=["m"]), ValueError, "'m', which is a state"
     ),
     "NaN": (lambda: fastadam.optimizer(plain, lr=np.nan), ValueError, r"lr must be in \(-inf, inf\), got nan"),
     "a huge one": (lambda: fastadam.optimizer(plain, lr=10**400), ValueError, r"lr must be in \(-inf, inf\)"),
