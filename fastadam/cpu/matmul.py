@@ -46,7 +46,7 @@ DOT_BYTES = 64
 """Width of the partial sums of an inner product: the same for every target, since the bits depend on it."""
 
 PANEL_BYTES = INNER * PANEL_VECTORS * VECTOR_BYTES
-"""Memory for one panel."""
+"""Size of the memory for one panel."""
 
 
 def _splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
