@@ -9,7 +9,6 @@ from numba.extending import intrinsic
 
 from fastadam.cpu.jit import JIT_DISABLED
 
-
 _WORD_BYTES = 8
 """Alignment of a word, as atomic access requires it."""
 

@@ -1,8 +1,8 @@
 """The disk cache of compiled kernels: one self-checking file per kernel and signature.
 
-For each function, Numba's own cache checks only the file that defines it. After an edit of a rule, a kernel that inlines
-the rule from another file is then loaded stale. Here the key of an entry contains a digest of *every* module of the
-package, so that an entry is found only by the exact code, versions, settings and CPU that made it. A process whose
+For each function, Numba's own cache checks only the file that defines it. After an edit of a rule, a kernel that
+inlines the rule from another file is then loaded stale. Here the key of an entry contains a digest of *every* module of
+the package, so that an entry is found only by the exact code, versions, settings and CPU that made it. A process whose
 sources have been edited since it imported them reads and writes no entry, since it may run the old ones. Entries are
 written atomically and carry a checksum; an entry that cannot be read, for any reason, is compiled again.
 
@@ -370,21 +370,26 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     @property
     def cache_path(self) -> str | None:
+        """Folder in which entries are kept, or None."""
         folder = _places()[0].folder
         return None if folder is None else str(folder)
 
     def enable(self) -> None:
+        """Use the cache."""
         self._enabled = True
 
     def disable(self) -> None:
+        """Neither read nor keep entries."""
         self._enabled = False
 
     def flush(self) -> None:
+        """Delete the entries of this function."""
         folder = _places()[0].folder
         for entry in folder.glob(f"{self._name}-*.bin") if folder else ():
             entry.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        """Load the code for a signature; None if it is to be compiled."""
         found = self._load(sig, target_context)
         if found is None:
             _tell_of_compiling()
@@ -405,6 +410,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
         return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
+        """Keep the code for a signature."""
         if self._enabled and _SOURCES.digest is None:
             _say_once(_NO_DIGEST)
         if not self._usable() or not _cachable(data):

@@ -75,7 +75,7 @@ def thread_limits() -> dict[str, int]:
 
 
 def openmp_threads() -> int:
-    """Number of threads of OpenMP's next region in the calling thread, which `threadpoolctl` limits; many without OpenMP.
+    """Threads of OpenMP's next region in the calling thread, which `threadpoolctl` limits; many without OpenMP.
 
     Of several runtimes, the one with the most threads counts: one that was loaded late may have counted only the cores
     of a bound thread.
@@ -86,9 +86,9 @@ def openmp_threads() -> int:
 def allowed_cores(thread: int = 0) -> Cores:
     """Return the cores that a thread (by default the calling one) may use, regardless of what OpenMP has bound it to.
 
-    With `OMP_PROC_BIND` and similar variables, a runtime binds each thread that loads it or opens a region to one of its
-    places. A thread whose mask is such a place is taken to have the cores of all places, and those that the process had
-    as fastadam was imported. Any other mask was set by the user.
+    With `OMP_PROC_BIND` and similar variables, a runtime binds each thread that loads it or opens a region to one of
+    its places. A thread whose mask is such a place is taken to have the cores of all places, and those that the process
+    had as fastadam was imported. Any other mask was set by the user.
     """
     mask, places = frozenset(os.sched_getaffinity(thread)), _places(_openmp_runtimes())
     return _AT_IMPORT.union(*places) if mask in places else mask

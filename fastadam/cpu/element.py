@@ -34,8 +34,8 @@ def step_scalars(rule: rules.Rule) -> Callable[..., Any]:
 def element_loop(spec: StepSpec) -> Callable[..., None]:
     """Make the loop over elements `start:stop` of the state.
 
-    `state` is a tuple of flat arrays: those of the rule, then the average of the parameters and their copy, if there are
-    any. Element i of the state belongs to element `i - shift` of `p`, `g` and the copy.
+    `state` is a tuple of flat arrays: those of the rule, then the average of the parameters and their copy, if there
+    are any. Element i of the state belongs to element `i - shift` of `p`, `g` and the copy.
     """
     if spec.state == "uint8":
         return loop_over_codes(spec, element_loop(spec._replace(state="")))

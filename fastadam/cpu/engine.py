@@ -68,7 +68,7 @@ LARGE = 2**18
 """Number of parameters beyond which the gradients do not stay in cache."""
 
 FLOPS_PER_WEIGHT = 6
-"""Floating-point operations of a step per weight and row: a multiplication and an addition in each of three products."""
+"""Floating-point operations of a step per weight and row: one multiplication and one addition in three products."""
 
 THREADED_FLOPS = 1_000_000
 """Floating-point operations of a step from which a second thread wins."""

@@ -16,7 +16,7 @@ from fastadam.cpu.views import array_at, empty_of, empty_stored, stack_array
 from fastadam.formulas.step import G_AT, OFFSET, SIZE
 
 SUM_BLOCK = 1024
-"""Elements whose gradients are summed, or decoded for their norm, at a time: 4 or 8 KiB on the stack, in the L1 cache."""
+"""Elements whose gradients are summed, or decoded for their norm, at a time: 4 or 8 KiB, which stay in the L1 cache."""
 
 
 @functools.cache

@@ -1,10 +1,10 @@
 """Matrix products of the network: small, single-threaded, part of the compiled code, with the same bits everywhere.
 
 Each element of a product is one chain of fused multiply-adds in the order of the inner index. Its bits depend neither
-on the tile it falls into, nor on the number of rows, nor on the width of the machine's vectors. Only a processor without
-that instruction gives other bits: there the product and the sum are rounded one after the other. No BLAS is called:
-nothing is dispatched, packed twice or handed to other threads, which for the products of a small network costs more
-than the arithmetic.
+on the tile it falls into, nor on the number of rows, nor on the width of the machine's vectors. Only a processor
+without that instruction gives other bits: there the product and the sum are rounded one after the other. No BLAS is
+called: nothing is dispatched, packed twice or handed to other threads, which for the products of a small network costs
+more than the arithmetic.
 
 The innermost loop is a tile of a few rows by one or two vectors, held in registers. The right matrix is copied panel by
 panel into the order in which the tile reads it; for a transposed product, the copy transposes.
@@ -28,7 +28,7 @@ from fastadam.cpu.target import TARGET
 from fastadam.cpu.views import view
 
 INNER = 256
-"""Maximum number of rows of a panel: with two vectors of 64 bytes each, it then fills two thirds of a 48 KiB L1 cache."""
+"""Maximum number of rows of a panel: with two vectors of 64 bytes, it then fills two thirds of a 48 KiB L1 cache."""
 
 VECTOR_BYTES = TARGET.vector_bytes
 
@@ -36,8 +36,8 @@ PANEL_VECTORS = 2
 """Vectors in a row of a wide panel; a narrow one has one."""
 
 TILE_ROWS = 8 if TARGET.many_registers else 6
-"""Rows of the largest tile. The sums of 6 rows by two vectors take 12 of 16 registers, and those of 8 rows 16 of 32: the
-rest is for the two vectors of the right matrix and the element of the left one."""
+"""Rows of the largest tile. The sums of 6 rows by two vectors take 12 of 16 registers, and those of 8 rows 16 of 32:
+the rest is for the two vectors of the right matrix and the element of the left one."""
 
 FEW_ROWS = 4
 """Rows of the tile for what the largest ones leave over; single rows follow."""
@@ -404,14 +404,14 @@ def _matvec(A, b, C, accumulate):
 
 
 @inner
-def _transposed_matvec(A, b, c, accumulate):
-    """c ← Aᵀ · b, or c + Aᵀ · b, for a single column: the sum of the rows of A, each times its element of b."""
+def _transposed_matvec(A, b, C, accumulate):
+    """C ← Aᵀ · b, or C + Aᵀ · b, for a single column: the sum of the rows of A, each times its element of b."""
     if not accumulate:
-        c[:] = 0
+        C[:] = 0
     for i in range(A.shape[0]):
         factor = b[i]
-        for j in range(c.size):
-            c[j] += A[i, j] * factor
+        for j in range(C.size):
+            C[j] += A[i, j] * factor
 
 
 @inner

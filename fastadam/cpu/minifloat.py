@@ -19,8 +19,8 @@ _dither, _largest, _block_scale = formula(storage.dither), formula(storage.large
 def loop_over_codes(spec: StepSpec, update_block: Callable[..., None]) -> Callable[..., None]:
     """Make the loop over elements `start:stop`, where `start` is a multiple of `CODE_BLOCK`.
 
-    `update_block` is the loop of the same step over a state in the type computed with. The arrays of `state` are the
-    codes of each state of the rule, their scales, and then the average and the copy of the parameters, if there are any.
+    `update_block` is the loop of the same step over a state in the type computed with. `state` has the codes of each
+    state of the rule, then their scales, then the average and the copy of the parameters, if there are any.
     """
     states = len(spec.rule.states)
     work, block_views, other_arrays = stack_array(states * CODE_BLOCK), _block_views(states), _other_arrays(spec)

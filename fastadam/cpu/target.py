@@ -1,8 +1,8 @@
 """The processor that Numba compiles for, which need not be the one that it runs on.
 
-`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` can name another processor. All properties that the code of the package depends
-on therefore come from Numba's own code generator: cached code for a target then agrees with the sizes of the memory that
-it is given, on every host.
+`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` can name another processor. All properties that the code of the package
+depends on therefore come from Numba's own code generator: cached code for a target then agrees with the sizes of the
+memory that it is given, on every host.
 """
 
 import re

@@ -1,15 +1,15 @@
 """A team: threads that share the tasks of a fit, from inside compiled code.
 
-The leader, which is the thread that called `fit`, opens one phase of tasks after the other. Every thread claims tasks of
-the open phase, its own first; the leader opens the next phase when all tasks are done. So the leader never waits for a
-thread that is asleep, only for one that has begun a task. If the system takes the core away from that thread, the
+The leader, which is the thread that called `fit`, opens one phase of tasks after the other. Every thread claims tasks
+of the open phase, its own first; the leader opens the next phase when all tasks are done. So the leader never waits for
+a thread that is asleep, only for one that has begun a task. If the system takes the core away from that thread, the
 leader need not wait long either: a task that can be done twice it does itself, and after it had to wait for one that
 cannot, it shares no such tasks for a while. A leader without other threads does all tasks.
 
-Numba's parallel loops would cost a fork and a join each; they abort when two threads launch them at once (workqueue), or
-end a forked child (GNU OpenMP). The threads of a team live as long as the fit, so that a fork has nothing to break, and
-no setting of Numba or of a BLAS is touched. Between phases that follow each other they spin, and leave the core to other
-threads that want it; after the last phase they spin only for a moment, then they go to sleep.
+Numba's parallel loops would cost a fork and a join each; they abort when two threads launch them at once (workqueue),
+or end a forked child (GNU OpenMP). The threads of a team live as long as the fit, so that a fork has nothing to break,
+and no setting of Numba or of a BLAS is touched. Between phases that follow each other they spin, and leave the core to
+other threads that want it; after the last phase they spin only for a moment, then they go to sleep.
 
 Several fits at a time, each in a thread of the user, share the cores: when a fit begins, and a while after one has
 ended, every team is told how many of its threads take part from now on. Since any thread may do any task, this changes
@@ -43,7 +43,7 @@ _PHASE, _FIRST, _LAST, _TAKE_PART, _FAILED, _ALONE_UNTIL, _CLAIM = (line * _LINE
 which it was claimed; then, for each kind of phase, the last one in which it was finished, and by which thread."""
 
 _QUICKEST = _ALONE_UNTIL + 1
-"""The least time that a task of its own has taken the leader: beside `_ALONE_UNTIL`, which only the leader uses, too."""
+"""The least time that the leader took for a task; on the line of `_ALONE_UNTIL`, which only the leader uses, too."""
 
 _FIELD = 8
 """Bits of the kind and of the number of tasks in the word of a phase, and of the thread in the word of a result."""
@@ -213,7 +213,10 @@ def was_kept_waiting(control, waited, own, now):
 
 @inner
 def is_alone(control, now):
-    """Check whether the leader shares no task that cannot be done twice, see `was_kept_waiting`. Called by the leader."""
+    """Check whether the leader shares no task that cannot be done twice. Called by the leader.
+
+    See `was_kept_waiting`.
+    """
     return now < load(control, _ALONE_UNTIL)
 
 
@@ -342,8 +345,8 @@ class Team:
     def _make_room(self) -> None:
         """Keep the other threads off the core that the leader runs on, if there is another core.
 
-        Otherwise, while a thread of another library spins on the other core, the system lets the leader and its follower
-        take turns on one core, and does not move them apart.
+        Otherwise, while a thread of another library spins on the other core, the system lets the leader and its
+        follower take turns on one core, and does not move them apart.
         """
         core = _current_core()
         if core != self._leaders_core:
@@ -380,7 +383,10 @@ class Team:
 
 @functools.cache
 def _core_getter() -> Callable[[], int]:
-    """Return the function that tells the core of the calling thread; -1 if the system cannot tell, or cannot pin threads."""
+    """Return the function that tells the core of the calling thread.
+
+    It returns -1 if the system cannot tell the core, or cannot pin threads.
+    """
     known = hasattr(os, "sched_setaffinity") and getattr(ctypes.CDLL(None), "sched_getcpu", None)
     return known or (lambda: -1)
 

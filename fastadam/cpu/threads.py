@@ -69,8 +69,8 @@ def _run_on(threads: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
 
 
 PARALLEL_BYTES = 256 * 1024
-"""Size of the parameters from which a second thread wins. If the threads never sleep, it wins from half of this size on;
-but most programs do other work between two steps, and then waking a thread costs as much as it saves."""
+"""Size of the parameters from which a second thread wins. If the threads never sleep, it wins from half of this size
+on; but most programs do other work between two steps, and then waking a thread costs as much as it saves."""
 
 BLOCK = 4_096
 """Elements that a thread takes at a time. The blocks of a norm have this size, so its bits depend on it."""

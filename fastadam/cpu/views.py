@@ -81,7 +81,7 @@ else:  # neither checks strides nor counts references, which takes as long as a 
 
     @intrinsic
     def view(typingctx, array, offset, shape):
-        """View the elements of a contiguous array from `offset` on as an array of this shape; it must not outlive it."""
+        """View the elements of a contiguous array from `offset` on as an array of this shape, not to outlive it."""
         result = types.Array(array.dtype, len(shape), "C")
 
         def codegen(context, builder, signature, arguments):
