@@ -1,10 +1,10 @@
-"""Where a training step's time goes: a lane's parts, each in a loop of its own over the function that training runs.
+"""Where a training step's time goes: the parts of a slice, each in a loop of its own over the function that training runs.
 
 Run it by `python -m bench.profile_step [case]`; the cases are those of `bench_mlp.py`. Prints a table in Markdown. All
 is float32, and of one thread.
 
 A part in a loop finds its data in the nearest cache, where a step finds some of it farther away. What that costs shows
-in the last row, a lane in one go.
+in the last row, a slice in one go.
 """
 
 import sys
@@ -31,7 +31,7 @@ from fastadam.cpu.matmul import VECTOR_BYTES, _VectorCode, matmul, matmul_transp
 from fastadam.cpu.team import open_phase
 from fastadam.cpu.update import UPDATE
 from fastadam.formulas import rules
-from fastadam.formulas.network import Update
+from fastadam.formulas.network import Update, shapes_of
 from fastadam.formulas.step import StepSpec
 from fastadam.optimizers.adam import Adam
 
@@ -109,19 +109,10 @@ def derive(D, A, calls):
 @compiled
 def run_block(job, rows, scale, calls):
     for _ in range(calls):
-        network.gradient(
-            job.layout,
-            job.loss,
-            0.0,
-            network.NO_DROPOUT,
-            job.p,
-            job.samples,
-            rows,
-            scale,
-            job.work[0],
-            job.panel[0],
-            job.g[0, 0],
-        )
+        worker = network.Worker(
+            job.layout, job.p, job.samples, job.work[0], job.panel[0], network.NO_DROPOUT, job.watch, 0
+        )  # fmt: skip
+        network.gradient(worker, rows, job.loss, 0.0, scale, job.g[0, 0])
 
 
 @compiled
@@ -182,9 +173,9 @@ class Block(NamedTuple):
 
 
 def engine_of(case: Case) -> Engine:
-    """An engine that has made one step, with all lanes on one thread."""
+    """An engine that has made one step, with all slices on one thread."""
     X, y, *_ = make_data(case)
-    params = FlatBuffer.zeros(network.shapes_of([case.features, *case.hidden, 1]), np.float32)
+    params = FlatBuffer.zeros(shapes_of([case.features, *case.hidden, 1]), np.float32)
     rng = np.random.default_rng(0)
     for array in params.values():
         array[:] = rng.standard_normal(array.shape) / np.sqrt(len(array))
@@ -199,7 +190,7 @@ def engine_of(case: Case) -> Engine:
 
 
 def block_of(job: Job) -> Block:
-    """The first rows of a batch: a lane, or as much of it as goes through the network at a time."""
+    """The first rows of a batch: a slice, or as much of it as goes through the network at a time."""
     slices = slices_of(job.batch_size, job.p.size)
     rows = job.order[: min(job.batch_size // slices, network.BLOCK_ROWS)]
     parameters, gradients = parameters_of(job.layout, job.p), parameters_of(job.layout, job.g[0, 0])

@@ -50,7 +50,7 @@ from fastadam.cpu.team import (
     tasks_of,
     was_kept_waiting,
 )
-from fastadam.cpu.update import CHUNK, GRADIENT, SUM, UPDATE, row_of, update_addresses
+from fastadam.cpu.update import CHUNK, GRADIENT, SUM, UPDATE, Buffer, row_of, update_addresses
 from fastadam.cpu.views import view
 from fastadam.formulas import rules
 from fastadam.formulas.network import Samples, Update
@@ -163,11 +163,10 @@ def pass_task(job, part, parts, control, phase):
     start, stop = rows_of(control, phase)
     slices = 1 if updates and s[CLIP_NORM] > 0 else _slices_of(stop - start, job.p.size)
     first, last = part * size // parts, (part + 1) * size // parts
-    _call(
-        job.update if updates else job.sum,
-        (job.layout.weights, job.layout.biases, job.p, job.state_addresses, job.g, control, slices, job.norms,
-         first, last, int(s[STEPS]), s[ALPHA] / s[TOTAL_WEIGHT], job.group),
-    )  # fmt: skip
+    offsets = job.layout
+    buffer = Buffer(offsets.weights, offsets.biases, job.p, job.g, job.state_addresses, job.group, job.norms)
+    arguments = (buffer, control, slices, first, last, int(s[STEPS]), s[ALPHA] / s[TOTAL_WEIGHT])
+    _call(job.update if updates else job.sum, arguments)
 
 
 @inlined

@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
 
+from fastadam._typing import Array
 from fastadam.cpu.element import element_loop, step_scalars
 from fastadam.cpu.jit import formula, inner, kernel
 from fastadam.cpu.matmul import squared_norm
@@ -25,6 +26,25 @@ summed chunk by chunk, so its bits depend on this number."""
 GRADIENT, UPDATE, SUM = range(1, 4)
 """Kinds of the phases of a step: the gradient of each slice; the update of the parameters; the sum of the gradient, if
 it is clipped before the update."""
+
+
+class Buffer(NamedTuple):
+    """The flat buffer of a network, and all that an update of it reads and writes."""
+
+    weights: Array
+    """Offset of each weight matrix."""
+    biases: Array
+    """Offset of each bias."""
+    p: Array
+    """The parameters."""
+    g: Array
+    """A row of gradients for each slice of each thread, shape (threads, slices, elements)."""
+    state_addresses: Array
+    """Address of each state of the optimizer."""
+    group: Array
+    """The row of hyper-parameters, and at its end the factor of the gradient."""
+    norms: Array
+    """A squared norm per chunk: of the weights after an update, of the gradient after a sum."""
 
 
 @inner
@@ -56,7 +76,8 @@ def update_kernel(spec: StepSpec, dtype: str) -> Callable[..., None]:
     scalars_of, read_state = step_scalars(spec.rule), state_reader(spec, dtype)
 
     @kernel(variant=f"{spec}_{dtype}", cached=spec.rule.cached)
-    def update(weights_at, biases_at, p, state_addresses, g, control, slices, norms, first, last, t, penalty, group):
+    def update(buffer, control, slices, first, last, t, penalty):
+        weights_at, biases_at, p, g, state_addresses, group, norms = buffer
         state, scalars, layers = read_state(state_addresses, p.size), scalars_of(p, t, group), weights_at.size
         factor = cast_like(p, (group[group.size - 1],))
         decay = p.dtype.type(penalty if coupled else group[DECAY])
@@ -86,7 +107,8 @@ def sum_kernel(coupled: bool) -> Callable[..., None]:
     """
 
     @kernel(variant="coupled" if coupled else "decoupled")
-    def add(weights_at, biases_at, p, state_addresses, g, control, slices, norms, first, last, t, penalty, group):
+    def add(buffer, control, slices, first, last, t, penalty):
+        weights_at, biases_at, p, g, _, _, norms = buffer
         decay, layers = p.dtype.type(penalty), weights_at.size
         for chunk in range(first, last):
             start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
@@ -125,9 +147,8 @@ def update_addresses(spec: StepSpec, dtype: np.dtype[Any], clips: bool) -> tuple
     element, integer, number = numba.from_dtype(dtype), types.int64, types.float64
     places, numbers = types.Array(integer, 1, "C"), types.Array(number, 1, "C")
     flat, slices = types.Array(element, 1, "C"), types.Array(element, 3, "C")
-    kinds = (
-        places, places, flat, places, slices, places, integer, numbers, integer, integer, integer, number, numbers,
-    )  # fmt: skip
+    buffer = types.NamedTuple((places, places, flat, slices, places, numbers, numbers), Buffer)
+    kinds = (buffer, places, integer, integer, integer, integer, number)
     return (
         address_of(update_kernel(spec, dtype.name), *kinds),
         address_of(sum_kernel(coupled), *kinds) if clips else 0,
