@@ -1,4 +1,4 @@
-"""Where a training step's time goes: the parts of a slice, each in a loop of its own over the function that training runs.
+"""Where a training step's time goes: the parts of a slice, each in a loop over the function that training runs.
 
 Run it by `python -m bench.profile_step [case]`; the cases are those of `bench_mlp.py`. Prints a table in Markdown. All
 is float32, and of one thread.
@@ -129,7 +129,7 @@ def _multiply_and_add(typingctx, values, times):
     def codegen(context, builder, signature, arguments):
         code = _VectorCode(context, builder, signature.args[0].dtype)
         places = [
-            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.slices))
+            code.data(signature.args[0], arguments[0], ir.Constant(ir.IntType(64), chain * code.lanes))
             for chain in range(CHAINS)
         ]
         factor = code.load(places[0])
