@@ -109,19 +109,10 @@ def derive(D, A, calls):
 @compiled
 def run_block(job, rows, scale, calls):
     for _ in range(calls):
-        network.gradient(
-            job.layout,
-            job.loss,
-            0.0,
-            network.NO_DROPOUT,
-            job.p,
-            job.samples,
-            rows,
-            scale,
-            job.work[0],
-            job.panel[0],
-            job.g[0, 0],
-        )
+        worker = network.Worker(
+            job.layout, job.p, job.samples, job.work[0], job.panel[0], network.NO_DROPOUT, job.watch, 0
+        )  # fmt: skip
+        network.gradient(worker, rows, job.loss, 0.0, scale, job.g[0, 0])
 
 
 @compiled

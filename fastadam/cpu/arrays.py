@@ -1,4 +1,4 @@
-"""Arrays of the host: the parameters, checked once, and the gradients of each step, checked against them."""
+"""Arrays on the host: the parameters, checked once, and the gradients of each step, checked against them."""
 
 import math
 import operator
@@ -23,11 +23,11 @@ _NO_ARRAYS: list[Array] = []
 
 
 def _nothing() -> None:
-    """What a reference to an array that is no more gives."""
+    """Return None, as a reference to an array that was deleted does."""
 
 
 class HostArrays:
-    """The arrays of parameters on the host, and the table of segments that the kernels take.
+    """Arrays of parameters on the host, and the table of segments that the kernels take.
 
     Parameters
     ----------
@@ -35,24 +35,24 @@ class HostArrays:
         Writeable arrays of one dtype (float32, float64, float16, or bfloat16 of a package that defines it), each
         contiguous, none overlapping another.
     state_dtype : str, optional
-        How the state is stored, where it is stored in fewer bytes.
+        Form of the state, if it is stored in fewer bytes.
     by_name : bool, default=False
-        Tell the tensors of a FlatBuffer apart, as different hyper-parameters for each need it.
+        Make each tensor of a FlatBuffer a segment of its own, which can have its own hyper-parameters.
 
     Attributes
     ----------
     names : tuple
-        The name of each segment: a key, an index, or None for a single array.
+        Name of each segment: a key, an index, or None for a single array.
     dtype : dtype
-        In which the step is computed: float32 or float64.
+        Type in which the step is computed: float32 or float64.
     stored : str
-        "float16" or "bfloat16" where the parameters are of that type; "" where they are of `dtype`.
+        "float16" or "bfloat16" for parameters of that type; "" for parameters of `dtype`.
     masters : ndarray or None
-        The parameters in `dtype`, flat, where they are stored in another.
+        The parameters in `dtype`, flat, if they are stored in another type.
     segments : ndarray of int64
-        The table; its rows are named in `formulas.step`.
+        The table of segments; `formulas.step` names its rows.
     size : int
-        Of the concatenation.
+        Size of the concatenation.
     """
 
     def __init__(self, params: Arrays, state_dtype: str | None = None, by_name: bool = False) -> None:
@@ -76,7 +76,7 @@ class HostArrays:
         self._span = (min(starts), max(stops)) if arrays else (0, 0)
 
     def _lay_out(self, params: Arrays, by_name: bool, multiple: int) -> None:
-        """Note where each segment lies; each begins at a multiple of so many elements of the concatenation."""
+        """Fill in the table; each segment begins at a multiple of `multiple` elements of the concatenation."""
         self.names, self._parts = self._names, [array.ravel("K") for array in self.arrays]
         self._parts_of_one = isinstance(params, FlatBuffer) and by_name and len(params) > 0
         if isinstance(params, FlatBuffer) and self._parts_of_one:
@@ -95,14 +95,14 @@ class HostArrays:
             self.segments[P_AT] = self.masters.ctypes.data + self.dtype.itemsize * self.segments[OFFSET]
 
     def concatenated(self) -> Array:
-        """A copy of the parameters in `dtype`, flat, where they lie in the concatenation."""
+        """Copy the parameters to a flat array of type `dtype`, laid out as the concatenation."""
         flat = aligned_zeros(self.size, self.dtype)
         for part, offset in zip(self._parts, self.segments[OFFSET], strict=False):
             flat[offset : offset + part.size] = bfloat16_values(part) if self.stored == "bfloat16" else part
         return flat
 
     def structured(self, flat: Array) -> Any:
-        """Views of a flat array, laid out as the concatenation, in the structure of the parameters."""
+        """View a flat array, laid out as the concatenation, in the structure of the parameters."""
         if isinstance(self.params, FlatBuffer):
             starts = self.segments[OFFSET].tolist() if self._parts_of_one else self.params.offsets.values()
             shapes = self.params.shapes.items()
@@ -117,11 +117,12 @@ class HostArrays:
         return dict(zip(self.names, views, strict=True)) if isinstance(self.params, Mapping) else views
 
     def locate(self, grads: Arrays, writeable: bool) -> list[Array]:
-        """Check the gradients, and the parameters once more, and note the gradients' addresses in the table.
+        """Check the gradients, and the parameters again, and write the addresses of the gradients to the table.
 
-        Returns the arrays that were made for this and lie there: the caller must keep them until it is done with the
-        addresses. To ask NumPy for an address takes longer than all else here, so that of the usual one array is not
-        asked for again while the array lives: it cannot move, as NumPy refuses to resize what a weak reference knows.
+        Returns the arrays at these addresses, some of which may be copies: the caller must keep them for as long as it
+        uses the addresses. Asking NumPy for an address takes longer than all else here. In the usual case of a single
+        array, its address is therefore kept while the array lives: it cannot move, since NumPy refuses to resize an
+        array that has a weak reference.
         """
         self._check_writeable()
         if self._is_the_usual(grads):
@@ -138,7 +139,7 @@ class HostArrays:
         return arrays
 
     def locate_rows(self, rows: Sequence[Arrays], writeable: bool) -> tuple[Array, list[Array]]:
-        """The same for several gradients of each parameter: a table of their own, and the arrays."""
+        """Do the same for several gradients of each parameter; return a separate table, and the arrays."""
         self._check_writeable()
         table = np.vstack([self.segments[:G_AT], np.zeros((len(rows), self.segments.shape[1]), np.int64)])
         located = [
@@ -147,7 +148,7 @@ class HostArrays:
         return table, [array for arrays in located for array in arrays]
 
     def _located(self, grads: Arrays, what: str, addresses: Array, writeable: bool) -> list[Array]:
-        """Check gradients and write down their addresses."""
+        """Check gradients and write their addresses to `addresses`."""
         arrays = [grads] if self._is_the_usual(grads) else self._matching_arrays(grads, what, writeable)
         for k, array in enumerate(arrays):
             start = array.__array_interface__["data"][0]
@@ -162,9 +163,9 @@ class HostArrays:
         return arrays
 
     def _are_the_last(self, grads: Arrays) -> bool:
-        """Whether these are the very arrays of the step before, as those of a network are that writes into them.
+        """Check whether these are the same arrays as in the last step, as when a network writes into them.
 
-        Of a thousand small arrays, the checks would take longer than the step.
+        For a thousand small arrays, checking each again would take longer than the step.
         """
         if not self._last or type(grads) is not self._last_type or len(grads) != len(self._last):
             return False
@@ -173,7 +174,7 @@ class HostArrays:
         return all(map(operator.is_, grads, self._last))
 
     def _is_the_usual(self, grads: Arrays) -> TypeGuard[Array]:
-        """Whether this is one array, as `params` is, that needs nothing done: checked first, and quickly."""
+        """Check quickly for the usual case: a single array, as `params` is, that can be used as it is."""
         return (
             type(grads) is np.ndarray
             and self._names == (None,)
@@ -184,7 +185,7 @@ class HostArrays:
         )
 
     def _matching_arrays(self, grads: Arrays, what: str, writeable: bool) -> list[Array]:
-        """The gradients as arrays in the memory order of the parameters; copied only where their order differs."""
+        """Return the gradients as arrays in the memory order of the parameters, copied only if their order differs."""
         if not isinstance(grads, np.ndarray):
             self._check_layout(grads, what)
         names, arrays = structure(grads, what)
@@ -231,12 +232,12 @@ class HostArrays:
 
 
 def structure(arrays: Arrays, what: str) -> tuple[tuple[Any, ...], list[Array]]:
-    """The names of the arrays (keys, indices, or one None for a single array) and the arrays themselves."""
+    """Return the names of the arrays (keys, indices, or one None for a single array) and the arrays themselves."""
     if isinstance(arrays, FlatBuffer):
         arrays = arrays.flat
     names: tuple[Any, ...] = (None,)
     values: list[Any] = [arrays]
-    if isinstance(arrays, np.ndarray):  # the common case first: the checks below cost more than a small step
+    if isinstance(arrays, np.ndarray):  # the usual case first: the checks below take longer than a small step
         return names, values
     if isinstance(arrays, Mapping):
         names, values = tuple(arrays), list(arrays.values())

@@ -1,4 +1,4 @@
-"""What threads need to work together from inside compiled code: atomic words, a hint, a yield and a clock."""
+"""Tools for threads that work together inside compiled code: atomic words, a spin hint, a yield and a clock."""
 
 import sys
 from typing import Any
@@ -9,23 +9,26 @@ from numba.extending import intrinsic
 
 from fastadam.cpu.jit import JIT_DISABLED
 
+_WORD_BYTES = 8
+"""Alignment of a word, as atomic access requires it."""
+
 
 @intrinsic
 def load(typingctx, array, index):
-    """Read a word, before whatever the code reads after it."""
+    """Read a word before all later reads of the code (acquire)."""
 
     def codegen(context, builder, signature, arguments):
-        return builder.load_atomic(_word(context, builder, signature, arguments), "acquire", 8)
+        return builder.load_atomic(_word(context, builder, signature, arguments), "acquire", _WORD_BYTES)
 
     return types.int64(array, types.int64), codegen
 
 
 @intrinsic
 def store(typingctx, array, index, value):
-    """Write a word, after whatever the code wrote before it."""
+    """Write a word after all earlier writes of the code (release)."""
 
     def codegen(context, builder, signature, arguments):
-        builder.store_atomic(arguments[2], _word(context, builder, signature, arguments), "release", 8)
+        builder.store_atomic(arguments[2], _word(context, builder, signature, arguments), "release", _WORD_BYTES)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, types.int64), codegen
@@ -33,7 +36,7 @@ def store(typingctx, array, index, value):
 
 @intrinsic
 def swap_if(typingctx, array, index, expected, value):
-    """Put `value` into a word that still holds `expected`; returns whether it did."""
+    """Write `value` to a word if it still holds `expected`; return whether it did."""
 
     def codegen(context, builder, signature, arguments):
         word = _word(context, builder, signature, arguments)
@@ -49,7 +52,7 @@ def _word(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -
 
 @intrinsic
 def pause(typingctx):
-    """Tell the core that this thread spins."""
+    """Hint to the core that this thread spins."""
 
     def codegen(context, builder, signature, arguments):
         triple = context.codegen().magic_tuple()[0]
@@ -68,7 +71,7 @@ def pause(typingctx):
 
 @intrinsic
 def yield_core(typingctx):
-    """Let another thread have this core."""
+    """Offer this core to another thread."""
 
     def codegen(context, builder, signature, arguments):
         name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
@@ -81,10 +84,10 @@ def yield_core(typingctx):
 
 @intrinsic
 def clock(typingctx):
-    """A clock that only runs forward, in nanoseconds."""
+    """Monotonic time in nanoseconds."""
 
     def codegen(context, builder, signature, arguments):
-        # In the entry block of the function: in a loop, the stack would grow each time round.
+        # Allocated in the entry block of the function: in a loop, the stack would grow with each iteration.
         time = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(64), 2))
         first, second = (builder.gep(time, [_i32(0), _i32(i)]) for i in range(2))
         billion = ir.Constant(ir.IntType(64), 10**9)
@@ -120,12 +123,12 @@ if JIT_DISABLED:  # interpreted code has one thread
         array[index] = value
 
     def swap_if(array, index, expected, value):
-        """Put `value` into a word that still holds `expected`; returns whether it did."""
+        """Write `value` to a word if it still holds `expected`; return whether it did."""
         held = array[index] == expected
         if held:
             array[index] = value
         return held
 
     def clock():
-        """No time passes."""
+        """Time stands still without compilation."""
         return 0

@@ -1,14 +1,17 @@
 """The disk cache of compiled kernels: one self-checking file per kernel and signature.
 
-Numba's own cache looks, for each function, at the file that defines it. A kernel that inlines a rule from another file
-is then loaded stale after that rule is edited. Here the key of an entry holds a digest of *every* module of the
-package, so an entry can only be found by the exact code, versions, settings and CPU that made it. A process whose
-sources were edited after it had imported them reads and writes no entry: it may run the old ones. Entries are written
-atomically and carry a checksum; whatever cannot be read, for any reason, is compiled again.
+For each function, Numba's own cache checks only the file that defines it. After an edit of a rule, a kernel that
+inlines the rule from another file is then loaded stale. Here the key of an entry contains a digest of *every* module of
+the package, so that an entry is found only by the exact code, versions, settings and CPU that made it. A process whose
+sources have been edited since it imported them reads and writes no entry, since it may run the old ones. Entries are
+written atomically and carry a checksum; an entry that cannot be read, for any reason, is compiled again.
 
-Entries are looked for in two places: the user's, which every process fills, and one inside the installed package, which
-`python -m fastadam warmup --into-package` fills. They are pickles, and loading one runs code: a place is used only if
-nobody but the user and root may write there.
+There are two places for entries: that of the user, which every process fills, and one inside the installed package,
+which `python -m fastadam warmup --into-package` fills. Entries are pickles, and loading one runs code: a place is used
+only if nobody but the user and root may write there.
+
+The sections: the code that this process runs; the places; the warning when nothing can be kept; and, at the end, what
+Numba calls.
 """
 
 import contextlib
@@ -48,11 +51,17 @@ from fastadam.cpu.target import TARGET
 _PACKAGE = __name__.partition(".")[0]
 
 _STALE_AFTER_SECONDS = 30 * 24 * 3600
+"""Time after which the entries of a version that no process has used are deleted."""
 
-_NO_DIGEST = "the code of fastadam's modules cannot be read as it is installed here, to tell its versions apart"
+_DIGEST_LENGTH = 32
+"""Hexadecimal digits of a digest in the name of a folder or file: 128 bits, so that no two are equal by chance."""
+
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+
+_NO_DIGEST = "the source code of fastadam cannot be read from this installation, so its versions cannot be told apart"
 
 _REMEDY = (
-    "Set NUMBA_CACHE_DIR to a folder that you may write and others may not; one that does not exist yet is made so"
+    "Set NUMBA_CACHE_DIR to a folder that you may write and others may not; one that does not exist yet is created so"
 )
 
 _NO_EFFECT_ON_CODE = {
@@ -62,17 +71,17 @@ _NO_EFFECT_ON_CODE = {
     "NUMBA_DEFAULT_NUM_THREADS", "NUMBA_NUM_THREADS", "RUNNING_UNDER_PROFILER", "SHOW_HELP", "THREADING_LAYER",
     "THREADING_LAYER_PRIORITY",
 }  # fmt: skip
-"""Settings of Numba that differ between processes which may share their kernels. Every other one is in the key, also
-one that a later version of Numba adds."""
+"""Settings of Numba in which processes may differ and still share their kernels. All others are part of the key, even
+those that a later version of Numba adds."""
 
 
 def _number_functions_apart() -> None:
-    """Give what this process compiles symbols that no other process gives.
+    """Give the functions that this process compiles symbols that no other process uses.
 
-    Functions that one factory makes differ in their symbols by a number alone, which Numba counts from 1 in each
-    process. Where kernels of two processes meet in a third, the linker would take one function for another's.
+    The symbols of functions that one factory makes differ only by a number, which Numba counts from 1 in each process.
+    If a third process loaded kernels of two others, the linker would take a function of one for that of the other.
     """
-    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))  # leaves room to count in 63 bits
 
 
 _number_functions_apart()
@@ -80,16 +89,16 @@ _number_functions_apart()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_number_functions_apart)
 
-# --- which code this is -----------------------------------------------------------------------------------------------
+# --- the code that this process runs ----------------------------------------------------------------------------------
 
 
 def module_specs() -> list[ModuleSpec]:
-    """Specs of the package and of all modules in it, however deep; none of them is imported for that."""
+    """Find the specs of the package and of all modules in it, however deep, without importing them."""
     found: list[ModuleSpec] = []
     pending = [sys.modules[_PACKAGE].__spec__]
     while pending:
         spec = pending.pop()
-        if spec is None:  # listed, but not there: an editor's lock, or a file that was just removed
+        if spec is None:  # listed but missing: the lock file of an editor, or a file that was just removed
             continue
         found.append(spec)
         if places := list(spec.submodule_search_locations or ()):
@@ -99,10 +108,10 @@ def module_specs() -> list[ModuleSpec]:
 
 
 def source_digest() -> str | None:
-    """Digest of the package's code, as its loader gives it now, and of every version that shapes machine code.
+    """Compute a digest of the code of the package, as it is now, and of every version that shapes machine code.
 
-    The loader is asked, and not the file system: a package may lie in a zip file, or be frozen into a program. The
-    package's own version is in the code of its `__init__`. None where the loader does not give all of the code.
+    The code comes from the loader and not from the file system, since a package may be in a zip file or frozen into a
+    program. The version of the package is in the code of its `__init__`. None if the loader does not return all code.
     """
     digest = hashlib.sha256()
     versions = (sys.version, str(sys.flags.optimize), numba.__version__, llvmlite.__version__, np.__version__)
@@ -110,18 +119,18 @@ def source_digest() -> str | None:
         digest.update(version.encode())
     try:
         specs = module_specs()
-        if __name__ not in {spec.name for spec in specs}:  # a loader that cannot list the package's modules
+        if __name__ not in {spec.name for spec in specs}:  # a loader that cannot list the modules of the package
             return None
         for spec in specs:
             digest.update(f"\0{spec.name}\0".encode())
             digest.update(_code_of(spec))
     except Exception:  # loaders of all kinds raise errors of all kinds
         return None
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:_DIGEST_LENGTH]
 
 
 def _code_of(spec: ModuleSpec) -> bytes:
-    """Source of a module; where there is none, all that its code objects hold but the names of files."""
+    """Return the source of a module or, if there is none, all that its code objects contain except names of files."""
     loader: Any = spec.loader
     source = loader.get_source(spec.name)
     if source is not None:
@@ -133,7 +142,7 @@ def _code_of(spec: ModuleSpec) -> bytes:
 
 
 def _described(constant: Any) -> Any:
-    """A constant of a code object as something whose repr is the same in every process."""
+    """Convert a constant of a code object to an object whose repr is the same in every process."""
     if isinstance(constant, CodeType):
         counts = (constant.co_argcount, constant.co_posonlyargcount, constant.co_kwonlyargcount, constant.co_flags)
         names = (constant.co_name, constant.co_names, constant.co_varnames, constant.co_cellvars, constant.co_freevars)
@@ -141,15 +150,15 @@ def _described(constant: Any) -> Any:
         return counts, names, constant.co_code, handlers, _described(constant.co_consts)
     if isinstance(constant, tuple):
         return tuple(map(_described, constant))
-    if isinstance(constant, frozenset):  # whose order differs from process to process
+    if isinstance(constant, frozenset):  # its order differs from process to process
         return "frozenset", sorted(repr(_described(element)) for element in constant)
     return type(constant).__name__, repr(constant)
 
 
 def _paths() -> list[str]:
-    """Files and folders, some of which need not exist: while all are as they were, so is the package's code."""
+    """List files and folders, not all of which need to exist: the code changes only if one of them does."""
     paths: list[str | None] = []
-    with contextlib.suppress(Exception):  # as where there is no digest
+    with contextlib.suppress(Exception):  # as when there is no digest
         for spec in module_specs():
             archive = getattr(spec.loader, "archive", None)  # of a module in a zip file
             paths += [spec.origin, archive, *(spec.submodule_search_locations or ())]
@@ -165,15 +174,15 @@ def _stamp(path: str) -> tuple[int, ...] | None:
 
 
 class _Sources:
-    """The package's code as this process imported it."""
+    """The code of the package as this process imported it."""
 
     def __init__(self) -> None:
         self._paths = _paths()
-        self._stamps = self._now()  # before the digest, so that an edit between the two is noticed
+        self._stamps = self._now()  # before the digest, so that an edit in between is noticed
         self.digest = source_digest()
 
     def are_as_imported(self) -> bool:
-        """Whether the code is still that which was imported; it is read again only where a file changed."""
+        """Check that the code is still what was imported; it is read again only if a file has changed."""
         now = self._now()
         if now == self._stamps:
             return True
@@ -188,34 +197,35 @@ class _Sources:
 
 _SOURCES = _Sources()
 
-# --- where entries are kept -------------------------------------------------------------------------------------------
+# --- places -----------------------------------------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
-    """A folder of entries, after the folders around it that are the cache's own."""
+    """A place for entries."""
 
     folders: tuple[Path, ...]
+    """The folder of this version's entries, which comes last, and the folders around it that belong to the cache."""
     missing: str = ""
-    """Why there is no folder, if there is none."""
+    """Reason why there is no folder, if there is none."""
 
     @property
     def folder(self) -> Path | None:
-        """The folder of this version's entries."""
+        """Folder of this version's entries, or None."""
         return self.folders[-1] if self.folders else None
 
     def refusal(self) -> str | None:
-        """Why nothing is loaded from here, though there is something: others may write it."""
+        """Reason why no entry is loaded from here, though there may be some: others may write here."""
         for folder in self.folders:
             try:
                 status = folder.stat()
-            except OSError:  # not there, or not to be read
+            except OSError:  # missing, or unreadable
                 return None
             if danger := _danger(status):
                 return f"{folder} is not used, since it {danger}"
         return None
 
     def read(self, name: str) -> bytes | None:
-        """Content of an entry; None where there is none, or none to trust."""
+        """Read an entry; None if there is none, or none that can be trusted."""
         if self.folder is None or self.refusal():
             return None
         _mark_as_used(self.folder)
@@ -229,7 +239,7 @@ class Place(NamedTuple):
             file.write(content)
 
     def obstacle(self) -> str | None:
-        """Why nothing can be kept here; nothing is written to find out."""
+        """Reason why nothing can be kept here, or None; finding out writes nothing."""
         if self.folder is None:
             return self.missing
         nearest = next(path for path in (self.folder, *self.folder.parents) if os.path.exists(path))
@@ -238,7 +248,7 @@ class Place(NamedTuple):
         return self.refusal() or (None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} cannot be written")
 
     def _made(self) -> Path:
-        """The folder of entries, made if need be: to be written by its owner only, whatever the umask."""
+        """Make the folder of entries if necessary, writeable only by its owner for any umask."""
         if self.folder is None:
             raise FileNotFoundError(self.missing)
         self.folders[0].parent.mkdir(parents=True, exist_ok=True)
@@ -250,8 +260,8 @@ class Place(NamedTuple):
 
 
 def _danger(status: os.stat_result) -> str | None:
-    """What lets somebody else than the user and root write a file or folder."""
-    if not hasattr(os, "geteuid"):  # Windows keeps others out of the user's folders by other means
+    """Reason why somebody other than the user and root may write a file or folder, or None."""
+    if not hasattr(os, "geteuid"):  # Windows protects the folders of a user by other means
         return None
     if status.st_uid not in (0, os.geteuid()):
         return f"belongs to another user (number {status.st_uid})"
@@ -261,7 +271,7 @@ def _danger(status: os.stat_result) -> str | None:
 
 
 def user_place() -> Place:
-    """The place that processes fill: in `NUMBA_CACHE_DIR` where that is set, else in the user's cache folder."""
+    """Place that processes fill: in `NUMBA_CACHE_DIR` if it is set, otherwise in the cache folder of the user."""
     if _SOURCES.digest is None:
         return Place((), _NO_DIGEST)
     root = _user_root(config.CACHE_DIR)
@@ -270,16 +280,16 @@ def user_place() -> Place:
     return Place((root, root / _PACKAGE, root / _PACKAGE / _SOURCES.digest))
 
 
-@functools.cache  # a relative folder is that of the working directory at first
+@functools.cache  # so that a relative folder stays in the first working directory
 def _user_root(cache_dir: str) -> Path | None:
     root = Path(cache_dir or AppDirs(appname=_PACKAGE, appauthor=False).user_cache_dir)
-    if not (cache_dir or root.is_absolute()):  # a user without a home; not in the working directory then
+    if not (cache_dir or root.is_absolute()):  # a user without a home folder: do not use the working directory
         return None
     return root.absolute()
 
 
 def package_place() -> Place:
-    """The place inside the installed package, that `warmup --into-package` fills and every user reads."""
+    """Place inside the installed package, which `warmup --into-package` fills and every user reads."""
     if _SOURCES.digest is None:
         return Place((), _NO_DIGEST)
     root = Path(sys.modules[_PACKAGE].__path__[0]).absolute() / "_kernels"
@@ -291,7 +301,7 @@ _into_package = False
 
 @contextlib.contextmanager
 def kept_in_package() -> Iterator[Place]:
-    """Within it, entries are looked for and kept in the package only."""
+    """Read and keep entries only in the package, within this context."""
     global _into_package
     _into_package = True
     try:
@@ -301,36 +311,36 @@ def kept_in_package() -> Iterator[Place]:
 
 
 def _places() -> list[Place]:
-    """Where to look, in this order; the first is also where to write."""
+    """List the places to read from, in order; the first is also the one to write to."""
     return [package_place()] if _into_package else [user_place(), package_place()]
 
 
 @functools.cache
 def _mark_as_used(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # a folder that can only be read
+    with contextlib.suppress(OSError):  # a read-only folder
         os.utime(folder)
         _remove_stale_siblings(folder)
 
 
 def _remove_stale_siblings(directory: Path) -> None:
-    """Delete the entries of versions that nobody has started for a month."""
+    """Delete the entries of versions that no process has used for a month."""
     for other in directory.parent.iterdir():
         if other != directory and time.time() - other.stat().st_mtime > _STALE_AFTER_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
 
 
-# --- what is not kept -------------------------------------------------------------------------------------------------
+# --- when nothing can be kept -----------------------------------------------------------------------------------------
 
 _not_kept: str | None = None
 
 
 def not_kept() -> str | None:
-    """Why this process could not keep a kernel that it compiled; None where it had no such trouble."""
+    """Reason why this process could not keep a kernel that it compiled, or None."""
     return _not_kept
 
 
 def _say_once(reason: str) -> None:
-    """Warn that every process compiles what the cache should spare it; the first reason is enough."""
+    """Warn, for the first reason only, that every process compiles its kernels again."""
     global _not_kept
     if _not_kept is None:
         _not_kept = reason
@@ -339,7 +349,10 @@ def _say_once(reason: str) -> None:
 
 
 on_compiling: list[Callable[[], None]] = [lambda: logging.getLogger("fastadam").info("Compiling kernels.")]
-"""Each of these is called, and taken off the list, when a kernel is to be compiled that no entry holds."""
+"""Functions that are called once, when this process compiles the first kernel that is not in the cache."""
+
+
+# --- what Numba calls -------------------------------------------------------------------------------------------------
 
 
 def _tell_of_compiling() -> None:
@@ -348,7 +361,7 @@ def _tell_of_compiling() -> None:
 
 
 class KernelCache(_Cache):  # type: ignore[misc]
-    """Stores the compiled overloads of one function; `name` tells apart functions made by one factory."""
+    """Keeps the compiled overloads of one function; `name` tells apart functions made by one factory."""
 
     def __init__(self, py_func: Callable[..., Any], name: str) -> None:
         self._py_func = py_func
@@ -357,39 +370,47 @@ class KernelCache(_Cache):  # type: ignore[misc]
 
     @property
     def cache_path(self) -> str | None:
+        """Folder in which entries are kept, or None."""
         folder = _places()[0].folder
         return None if folder is None else str(folder)
 
     def enable(self) -> None:
+        """Use the cache."""
         self._enabled = True
 
     def disable(self) -> None:
+        """Neither read nor keep entries."""
         self._enabled = False
 
     def flush(self) -> None:
+        """Delete the entries of this function."""
         folder = _places()[0].folder
         for entry in folder.glob(f"{self._name}-*.bin") if folder else ():
             entry.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        """Load the code for a signature; None if it is to be compiled."""
         found = self._load(sig, target_context)
         if found is None:
             _tell_of_compiling()
         return found
 
     def _load(self, sig: Any, target_context: Any) -> CompileResult | None:
-        # Of all that Numba gets ready to compile, which takes a tenth of a second, loading needs this alone.
+        # Numba's preparation for compiling takes a tenth of a second; loading needs only this part of it.
         rtsys.initialize(target_context)
         if not self._usable():
             return None
         name = self._entry(sig, target_context.codegen())
         for place in _places():
             if content := place.read(name):
-                with contextlib.suppress(Exception):  # whatever cannot be loaded, for any reason, is compiled again
+                with contextlib.suppress(
+                    Exception
+                ):  # an entry that cannot be loaded, for any reason, is compiled again
                     return CompileResult._rebuild(target_context, *pickle.loads(_checked(content)))
         return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
+        """Keep the code for a signature."""
         if self._enabled and _SOURCES.digest is None:
             _say_once(_NO_DIGEST)
         if not self._usable() or not _cachable(data):
@@ -398,7 +419,7 @@ class KernelCache(_Cache):  # type: ignore[misc]
         place, *others = _places()
         try:
             place.write(self._entry(sig, data.codegen), hashlib.sha256(payload).digest() + payload)
-        except OSError as error:  # a full, vanished or forbidden disk costs the cache, not the computation
+        except OSError as error:  # without a disk to write to, only the cache is lost
             reasons = [str(error), *filter(None, (other.refusal() for other in others))]
             _say_once(f"{'; '.join(reasons)}. {_REMEDY}")
 
@@ -406,21 +427,21 @@ class KernelCache(_Cache):  # type: ignore[misc]
         return self._enabled and _SOURCES.digest is not None and _SOURCES.are_as_imported()
 
     def _entry(self, sig: Any, codegen: Any) -> str:
-        """Name of the file: what the machine code depends on beside the code of the package and the versions."""
+        """Name of the file, from all that the machine code depends on besides the code of the package and versions."""
         key = repr((self._py_func.__module__, self._name, str(sig), codegen.magic_tuple(), TARGET, _settings()))
-        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.bin"
+        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:_DIGEST_LENGTH]}.bin"
 
 
 def _settings() -> list[tuple[str, str]]:
-    """Numba's settings that may change code, as they are now: `numba.config` can be written at any time."""
+    """List the current settings of Numba that may affect code: `numba.config` can change at any time."""
     names = (name for name in vars(config) if name.isupper() and not name.startswith(("CUDA", "_")))
     return [(name, repr(getattr(config, name))) for name in sorted(names) if name not in _NO_EFFECT_ON_CODE]
 
 
 def _checked(content: bytes) -> bytes:
-    checksum, payload = content[:32], content[32:]
+    checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
     if hashlib.sha256(payload).digest() != checksum:
-        raise ValueError("the entry is not what was written")
+        raise ValueError("the checksum of the entry is wrong")
     return payload
 
 

@@ -1,7 +1,8 @@
-"""How many threads to use: the least of what the cores, the container, the variables and other libraries allow.
+"""Number of threads to use: the minimum of what cores, container, environment variables and other libraries allow.
 
-What holds for the whole process is apart from what the calling thread sees: fits at once, in threads of the user's,
-share what the process has. All of it is read anew for each fit, in a few microseconds; the quota once a second.
+Limits of the whole process are separate from those of the calling thread: several fits at a time, each in a thread of
+the user, share what the process has. All limits are read again for each fit, in a few microseconds; the quota once per
+second.
 """
 
 import contextlib
@@ -19,10 +20,12 @@ import numba
 Cores = frozenset[int]
 
 _VARIABLES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+"""Environment variables that limit the threads."""
 
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")
 
 _AT_IMPORT: Cores = frozenset(os.sched_getaffinity(os.getpid())) if _HAS_AFFINITY else frozenset()
+"""Cores of the process as fastadam was imported."""
 
 _TOPOLOGY = "/sys/devices/system/cpu"
 
@@ -31,15 +34,16 @@ _GROUPS = "/sys/fs/cgroup"
 _PROCESS = "/proc/self"
 
 _VERSION_1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+"""Files of a control group of version 1."""
 
 
 def available_threads() -> int:
-    """Threads that the process may use."""
+    """Number of threads that the process may use."""
     return min(process_limits().values())
 
 
 def default_threads() -> int:
-    """Threads that a fit in the calling thread may use."""
+    """Number of threads that a fit in the calling thread may use."""
     return min(available_threads(), *thread_limits().values())
 
 
@@ -64,7 +68,7 @@ def thread_limits() -> dict[str, int]:
         limits["OpenMP"] = openmp_threads()
     try:
         numba.threading_layer()
-    except ValueError:  # it has none yet, nor has anybody set its threads: asking for them would start them
+    except ValueError:  # not started yet, so its threads were not limited; asking for them would start it
         return limits
     limits["numba.set_num_threads"] = numba.get_num_threads()
     return limits
@@ -73,17 +77,18 @@ def thread_limits() -> dict[str, int]:
 def openmp_threads() -> int:
     """Threads of OpenMP's next region in the calling thread, which `threadpoolctl` limits; many without OpenMP.
 
-    Of several runtimes, the one with most counts: one that was loaded late may have counted a bound thread's cores.
+    Of several runtimes, the one with the most threads counts: one that was loaded late may have counted only the cores
+    of a bound thread.
     """
     return max((runtime.num_threads or 1 for runtime in _openmp_runtimes()), default=sys.maxsize)
 
 
 def allowed_cores(thread: int = 0) -> Cores:
-    """Return the cores that a thread may use, the calling one by default, whatever OpenMP has bound it to.
+    """Return the cores that a thread (by default the calling one) may use, regardless of what OpenMP has bound it to.
 
-    With `OMP_PROC_BIND` and its like, a runtime binds each thread that loads it or opens a region to one of its places.
-    Such a thread, as far as others can tell from its mask, has the cores of all places and those of the process as
-    fastadam was imported. Any other mask is the user's.
+    With `OMP_PROC_BIND` and similar variables, a runtime binds each thread that loads it or opens a region to one of
+    its places. A thread whose mask is such a place is taken to have the cores of all places, and those that the process
+    had as fastadam was imported. Any other mask was set by the user.
     """
     mask, places = frozenset(os.sched_getaffinity(thread)), _places(_openmp_runtimes())
     return _AT_IMPORT.union(*places) if mask in places else mask
@@ -91,7 +96,7 @@ def allowed_cores(thread: int = 0) -> Cores:
 
 @contextlib.contextmanager
 def unbound() -> Iterator[None]:
-    """Let the threads that are started here have all cores that the calling thread is allowed."""
+    """Allow threads that are started within this context all cores that the calling thread may use."""
     bound = os.sched_getaffinity(0) if _HAS_AFFINITY else set()
     allowed = allowed_cores() if _HAS_AFFINITY else bound
     if allowed == bound:
@@ -116,7 +121,7 @@ def _core_limits(thread: int) -> dict[str, int]:
 
 @functools.cache
 def _physical_cores(mask: Cores) -> int:
-    """Count the cores of these CPUs, whose SMT siblings share one; where the system does not tell, each has its own."""
+    """Count the cores of these CPUs: SMT siblings share one, and CPUs of unknown topology have their own."""
     return len({_siblings(cpu) for cpu in mask})
 
 
@@ -135,22 +140,22 @@ def _core_limits_elsewhere() -> dict[str, int]:
 
 @functools.lru_cache(maxsize=1)
 def cpu_quota(second: int) -> float:
-    """Return the seconds of CPU time per second that the control groups allow; infinity without a quota.
+    """Return the CPU time per second that the control groups allow, in seconds; infinity without a quota.
 
-    It may change at any time, but reading it takes tens of microseconds: once per `second` is enough.
+    It may change at any time, but reading it takes tens of microseconds: it is read once per `second`.
     """
     return min(_quotas(), default=math.inf)
 
 
 def _threads_within(quota: float) -> int:
-    """Round as joblib does, but below two CPUs give one thread: a second one would spin away what the first needs."""
+    """Round up as joblib does, except below two CPUs: a second thread would waste time that the first needs."""
     return math.ceil(quota) if quota >= 2 else 1
 
 
 def _quotas() -> Iterator[float]:
-    """The quotas of the groups that the process is in, and of those around them.
+    """Find the quotas of the groups of the process, and of the groups around them.
 
-    In a container, a group may be named as outside of it, where only the root exists.
+    In a container, a group may have the name that it has outside, while only the root exists inside.
     """
     for line in _text(f"{_PROCESS}/cgroup").splitlines():
         _, controllers, own = line.split(":", 2)
@@ -179,13 +184,13 @@ def _text(path: str) -> str:
 
 
 def _number(text: str | None) -> int | None:
-    """The positive integer that a limit is, the first one if there is one for each level; None for anything else."""
+    """Parse a limit, a positive integer, or the first of several for nested levels; None for any other text."""
     first = (text or "").partition(",")[0].strip()
     return int(first) or None if first.isdecimal() else None
 
 
 def _openmp_runtimes() -> tuple[Any, ...]:
-    """The OpenMP runtimes found first, scikit-learn's among them: what limits all of them limits these."""
+    """Return the OpenMP runtimes found first, that of scikit-learn included; a limit of all runtimes limits these."""
     return _found or _look_for_runtimes(len(sys.modules))
 
 
@@ -194,9 +199,9 @@ _found: tuple[Any, ...] = ()
 
 @functools.lru_cache(maxsize=1)
 def _look_for_runtimes(modules: int) -> tuple[Any, ...]:
-    """Look through the loaded libraries if there are other modules than before: it takes up to some milliseconds."""
+    """Search the loaded libraries, if the number of modules has changed: this takes up to a few milliseconds."""
     global _found
-    from threadpoolctl import ThreadpoolController  # only when needed: it would make the import of fastadam slower
+    from threadpoolctl import ThreadpoolController  # here, since it would slow down the import of fastadam
 
     _found = tuple(ThreadpoolController().select(user_api="openmp").lib_controllers)
     return _found
@@ -204,7 +209,7 @@ def _look_for_runtimes(modules: int) -> tuple[Any, ...]:
 
 @functools.cache
 def _places(runtimes: tuple[Any, ...]) -> tuple[Cores, ...]:
-    """The sets of cores that the runtimes bind threads to; none if they do not bind any."""
+    """List the sets of cores that the runtimes bind threads to; none if they bind no threads."""
     return tuple(place for runtime in runtimes for place in _places_of(runtime.dynlib))
 
 

@@ -32,6 +32,5 @@ def drop(Z, rows, units, layer, seed, step, rate):
 def drop_address(dtype: np.dtype[Any]) -> Any:
     """Address of `drop`."""
     integer, matrix = types.int64, types.Array(numba.from_dtype(dtype), 2, "C")
-    return address_of(
-        drop, matrix, types.Array(integer, 1, "C"), integer, integer, integer, integer, types.float64
-    )  # fmt: skip
+    rows = types.Array(integer, 1, "C")
+    return address_of(drop, matrix, rows, integer, integer, integer, integer, types.float64)

@@ -1,13 +1,17 @@
 """The engine: a whole epoch of training in one compiled call, on one thread or several, with the same bits.
 
-A batch is cut into lanes, the same for any number of threads. Each lane goes forward and backward through the network
-into its own row of gradients. Then, in one pass, the rows are summed, the L2 term joins them and the rule updates the
-parameters, part by part of the flat buffer. These are the two phases of a step; `gang.py` has how threads share them.
+A batch is cut into slices, independent of the number of threads. Each slice goes forward and backward through the
+network into its own row of gradients. Then one pass sums the rows, adds the L2 term and updates the parameters by the
+rule, chunk by chunk of the flat buffer. These are the two phases of a step; `team` has how threads share their tasks.
 
-Activations, losses and updates are called by their address: the engine itself is compiled once for each type.
+Activations, losses and updates are called by address: the engine itself is compiled once per type.
 
-A lane may be done twice, by a thread that was held up and by the leader that would not wait for it. So each thread has
-a row of its own for each lane, and reads its rows again after claiming: one that comes late writes where nobody looks.
+A slice may be done twice: by a thread that was held up, and by the leader, which did not wait for it. Therefore each
+thread has its own row for each slice, and reads which samples to take after it has claimed the task: a thread that is
+late writes where nobody reads.
+
+Read it from top to bottom: the `Job` that threads share, the tasks of a phase, how the leader leads an epoch and the
+others follow, and the `Engine` that Python has.
 """
 
 import math
@@ -18,7 +22,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numba import types
 
-from fastadam._memory import aligned_zeros
+from fastadam._memory import ALIGNMENT, aligned_zeros
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.atomics import clock
@@ -27,7 +31,7 @@ from fastadam.cpu.dropout import drop_address
 from fastadam.cpu.interrupts import LOOK_EVERY, Watch, begin, is_halted, look
 from fastadam.cpu.jit import formula, inlined, inner, kernel
 from fastadam.cpu.losses import loss_address
-from fastadam.cpu.network import Layout, gradient, panel_size, total_weight, work_size
+from fastadam.cpu.network import Dropout, Layout, Worker, gradient, panel_size, total_weight, work_size
 from fastadam.cpu.pointers import call_pointer
 from fastadam.cpu.team import (
     FOREVER,
@@ -46,44 +50,50 @@ from fastadam.cpu.team import (
     tasks_of,
     was_kept_waiting,
 )
-from fastadam.cpu.update import CHUNK, GRADIENT, SUM, UPDATE, row_of, update_addresses
+from fastadam.cpu.update import CHUNK, GRADIENT, SUM, UPDATE, Buffer, row_of, update_addresses
 from fastadam.cpu.views import view
 from fastadam.formulas import rules
 from fastadam.formulas.network import Samples, Update
 
 MAX_SLICES = 4
+"""Maximum number of slices, and so of useful threads: each costs a row of gradients, in memory and in the sum."""
 
 ROWS_PER_SLICE = 100
-"""Fewer rows in a lane would cost more in summed gradients than they win in parallel."""
+"""Minimum number of rows in a slice: with fewer, summing the gradients costs more than a second thread wins."""
 
 ROWS_PER_LARGE_SLICE = 200
+"""Minimum number of rows in a slice for more than `LARGE` parameters."""
 
 LARGE = 2**18
-"""The same for more parameters than this, whose gradients do not stay in cache."""
+"""Number of parameters beyond which the gradients do not stay in cache."""
+
+FLOPS_PER_WEIGHT = 6
+"""Floating-point operations of a step per weight and row: one multiplication and one addition in three products."""
 
 THREADED_FLOPS = 1_000_000
 """Floating-point operations of a step from which a second thread wins."""
 
 SHARED_UPDATE = 2**4
-"""Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
+"""Number of parameters from which the threads share the update: a smaller one takes less time than a phase."""
 
-# Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
 ALPHA, LOSS_SETTING, CLIP_NORM, DROPOUT, DROPOUT_SEED, STEPS, TOTAL_WEIGHT, MEAN_LOSS, N_SETTINGS = range(9)
-"""`STEPS` and `MEAN_LOSS` are of whole steps, wherever an epoch was given up."""
+"""Words of `Job.settings`. The first five are fixed for a fit. The leader writes `STEPS`, the step count, and
+`TOTAL_WEIGHT`, that of the samples of a batch, before the phases of a step, and `MEAN_LOSS`, the mean loss of the epoch
+so far, after it: when an epoch is given up, `STEPS` and `MEAN_LOSS` are those of the last whole step."""
 
 _clip_factor = formula(rules.clip_factor)
 
 
 class Job(NamedTuple):
-    """What the threads of a gang share: the network and its data, the optimizer's state, and working memory."""
+    """Data that the threads of a team share: the network and its samples, the optimizer's state, and working memory."""
 
     layout: Layout
     samples: Samples
     order: Array
-    """The samples of an epoch, in the order in which they are trained on."""
+    """The samples of an epoch, in the order of training."""
     batch_size: int
     loss: int
-    """Address of the loss's loop, as `loss_address` gives it."""
+    """Address of the loop of the loss, see `loss_address`."""
     drop: int
     """Address of `dropout.drop`, or 0."""
     update: int
@@ -93,29 +103,31 @@ class Job(NamedTuple):
     carry: int
     """Address of a `carry_kernel`, or 0."""
     group: Array
-    """The optimizer's hyper-parameters, as `step_scalars` wants them, and behind them the gradient's factor."""
+    """The row of hyper-parameters that `step_scalars` reads, and at its end the factor of the gradient."""
     p: Array
+    """The flat parameters."""
     state_addresses: Array
-    """Addresses of the rows of the optimizer's state."""
+    """Address of each state of the optimizer."""
     g: Array
-    """A row of gradients for each lane of each thread: (threads, lanes, elements)."""
+    """A row of gradients for each slice of each thread, shape (threads, slices, elements)."""
     work: Array
-    """A row for each thread, as is `panel`."""
+    """A row of working memory for each thread."""
     panel: Array
+    """A row of working memory for the matrix products of each thread."""
     losses: Array
-    """The weighted sum of the losses of each lane of each thread."""
+    """The weighted sum of the losses of each slice of each thread."""
     norms: Array
     """The squared norm of the weights of each chunk; between the phases SUM and UPDATE, that of the gradient."""
     settings: Array
-    """What changes between epochs and phases, see ALPHA and the names beside it."""
+    """Numbers that are fixed for a fit, or change between phases: see `ALPHA` and the names beside it."""
     watch: Array
     """The words of a `Watch`."""
 
 
 def slices_of(rows, n_params):
-    """Into how many lanes a batch of so many rows is cut; it must not depend on the number of threads."""
-    rows_per_lane = ROWS_PER_SLICE if n_params <= LARGE else ROWS_PER_LARGE_SLICE
-    return max(1, min(MAX_SLICES, rows // rows_per_lane))
+    """Count the slices of a batch of `rows` rows; the bits depend on it, so the number of threads must not enter."""
+    rows_per_slice = ROWS_PER_SLICE if n_params <= LARGE else ROWS_PER_LARGE_SLICE
+    return max(1, min(MAX_SLICES, rows // rows_per_slice))
 
 
 _slices_of = inner(slices_of)
@@ -123,7 +135,7 @@ _slices_of = inner(slices_of)
 
 @inner
 def slice_bounds(slice_, slices, rows):
-    """The rows of one of the lanes."""
+    """Return the first row of a slice, and the first one after it."""
     return slice_ * rows // slices, (slice_ + 1) * rows // slices
 
 
@@ -132,37 +144,34 @@ _call = call_pointer(types.none)
 
 @inner
 def gradient_task(job, slice_, thread, control, phase):
-    """Put one lane of the batch through the network."""
+    """Send one slice of the batch through the network."""
     s = job.settings
     start, stop = rows_of(control, phase)
     a, b = slice_bounds(slice_, _slices_of(stop - start, job.p.size), stop - start)
-    dropout = job.drop, int(s[DROPOUT_SEED]), int(s[STEPS]), s[DROPOUT]
-    samples = view(job.order, start + a, (b - a,))
+    rows = view(job.order, start + a, (b - a,))
     work, panel = row_of(job.work, thread), row_of(job.panel, thread)
+    dropout = Dropout(job.drop, int(s[DROPOUT_SEED]), int(s[STEPS]), s[DROPOUT])
+    worker = Worker(job.layout, job.p, job.samples, work, panel, dropout, job.watch, thread)
     g = view(job.g, (thread * job.g.shape[1] + slice_) * job.g.shape[2], (job.g.shape[2],))
-    job.losses[thread, slice_] = gradient(
-        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, samples, s[TOTAL_WEIGHT], work, panel, g,
-        job.watch, thread,
-    )  # fmt: skip
+    job.losses[thread, slice_] = gradient(worker, rows, job.loss, s[LOSS_SETTING], s[TOTAL_WEIGHT], g)
 
 
 @inner
 def pass_task(job, part, parts, control, phase):
-    """Update one part of the flat buffer, or sum its gradient."""
+    """Update one part of the flat buffer, or sum the gradient there."""
     s, size, updates = job.settings, job.norms.size, kind_of(phase) == UPDATE
     start, stop = rows_of(control, phase)
     slices = 1 if updates and s[CLIP_NORM] > 0 else _slices_of(stop - start, job.p.size)
     first, last = part * size // parts, (part + 1) * size // parts
-    _call(
-        job.update if updates else job.sum,
-        (job.layout.weights, job.layout.biases, job.p, job.state_addresses, job.g, control, slices, job.norms,
-         first, last, int(s[STEPS]), s[ALPHA] / s[TOTAL_WEIGHT], job.group),
-    )  # fmt: skip
+    offsets = job.layout
+    buffer = Buffer(offsets.weights, offsets.biases, job.p, job.g, job.state_addresses, job.group, job.norms)
+    arguments = (buffer, control, slices, first, last, int(s[STEPS]), s[ALPHA] / s[TOTAL_WEIGHT])
+    _call(job.update if updates else job.sum, arguments)
 
 
 @inlined
 def share(job, thread, control, phase):
-    """Do what tasks of the phase this thread can claim, its own first; returns how many it did."""
+    """Do the tasks of the phase that this thread can claim, its own first; return how many it did."""
     kind, tasks, done = kind_of(phase), tasks_of(phase), 0
     for i in range(tasks):
         task = (thread + i) % tasks
@@ -178,9 +187,9 @@ def share(job, thread, control, phase):
 
 @inner
 def awaited(job, control, task, phase, patience):
-    """Wait for a task that another thread has claimed, as long as patience lasts; returns whether it is done.
+    """Wait for a task that another thread has claimed, for `patience` nanoseconds; return whether it is done.
 
-    Whatever can be done twice is not waited for where the epoch is to be given up.
+    A task that can be done twice is not waited for when the epoch is to be given up.
     """
     while not done_in_time(control, task, phase, min(patience, LOOK_EVERY)):
         patience -= LOOK_EVERY
@@ -191,10 +200,10 @@ def awaited(job, control, task, phase, patience):
 
 @inlined
 def find_gradient(job, thread, control, slices, start, stop, patience, began):
-    """Lead the phase that puts a batch through the network; returns how long a lane took this thread.
+    """Lead the phase that sends a batch through the network; return the nanoseconds that this thread took per slice.
 
-    A lane that another thread has not finished within that time is done again here. Which of the two is first does not
-    matter, their bits are the same.
+    A slice that another thread has not finished within that time is done again here. Either result will do, since both
+    have the same bits.
     """
     phase = open_phase(control, GRADIENT, slices, start, stop)
     done = share(job, thread, control, phase)
@@ -209,9 +218,9 @@ def find_gradient(job, thread, control, slices, start, stop, patience, began):
 
 @inlined
 def make_pass(job, kind, thread, threads, control, start, stop):
-    """Lead a phase that goes over the flat buffer: one that updates the parameters, or sums the gradient.
+    """Lead a phase that passes over the flat buffer, to update the parameters or to sum the gradient.
 
-    Its tasks change what they read, so none can be done twice: one that has been begun must be waited for.
+    Its tasks change what they read, so none can be done twice: the leader must wait for a task that has been begun.
     """
     began = clock() if threads > 1 else 0
     shares = threads > 1 and job.p.size >= SHARED_UPDATE and not is_alone(control, began)
@@ -228,7 +237,7 @@ def make_pass(job, kind, thread, threads, control, start, stop):
 
 @inner
 def clipping_factor(norms, max_norm):
-    """What brings a gradient of these squared norms down to `max_norm`, or 1; NaN stays NaN."""
+    """Factor that reduces a gradient, given the squared norm of each chunk, to `max_norm`, or 1; NaN stays NaN."""
     total = 0.0
     for chunk in range(norms.size):
         total += norms[chunk]
@@ -237,10 +246,10 @@ def clipping_factor(norms, max_norm):
 
 @inlined
 def lead(job, thread, threads, control):
-    """Run an epoch as the leader, and note the mean loss, each batch weighted by its rows.
+    """Run an epoch as the leader, and note the mean loss, each batch weighted by its number of rows.
 
-    A batch whose weights are all zero is passed over. Where the epoch is to be given up, so is the step that has not
-    changed anything yet, and one that has is made to its end.
+    A batch whose weights are all zero is skipped. When the epoch is to be given up, a step that has changed nothing yet
+    is given up as well; one that has changed something is completed.
     """
     total, counted, settings, patience = 0.0, 0, job.settings, FOREVER
     begin(job.watch)
@@ -275,7 +284,7 @@ def lead(job, thread, threads, control):
 
 @inlined
 def batch_loss(job, control, slices):
-    """The mean loss of the batch, and the penalty on the weights before the update."""
+    """Compute the mean loss of the batch, plus the penalty on the weights before the update."""
     total = 0.0
     for slice_ in range(slices):
         total += job.losses[finisher(control, slice_, GRADIENT), slice_]
@@ -287,7 +296,7 @@ def batch_loss(job, control, slices):
 
 @inlined
 def follow(job, thread, control, seen):
-    """Share the phases that the leader opens; returns the last one seen, after a while without another."""
+    """Share the phases that the leader opens; return the last one seen when none has been opened for a while."""
     while True:
         phase = await_phase(control, thread, seen)
         if phase == seen or not takes_part(control, thread):
@@ -298,9 +307,9 @@ def follow(job, thread, control, seen):
 
 @kernel
 def run(job, thread, threads, control, seen):
-    """What each thread of the gang calls, in one function so that its parts are compiled once.
+    """Run an epoch: each thread of the team calls this one function, so that its parts are compiled once.
 
-    Returns the last phase seen, to those that follow.
+    Returns the last phase seen, for a thread that follows.
     """
     if thread == 0:
         lead(job, thread, threads, control)
@@ -309,44 +318,44 @@ def run(job, thread, threads, control, seen):
 
 
 class Engine(AbstractContextManager["Engine"]):
-    """Trains a network on given samples; use it as a context manager, which its threads live in.
+    """Trains a network on given samples; its threads live as long as it is used as a context manager.
 
     Parameters
     ----------
     params : FlatBuffer
-        Parameters with the layout of `network.shapes_of`, updated in place.
+        Parameters with the shapes of `formulas.network.shapes_of`, updated in place.
     layout : Layout
-        How they lie there, for training.
+        Layout of the network in `params`, for training.
     samples : Samples
         The data.
     loss : str
-        A name among `losses.LOSSES`.
+        A key of `formulas.losses.LOSSES`.
     update : Update
-        What is done with a gradient.
+        Update of the parameters.
     n_rows : int
-        Samples of an epoch.
+        Number of samples in an epoch.
     batch_size : int
-        Samples of a step.
+        Number of samples in a step.
     n_threads : int or None
-        Number of threads; None chooses by the work in a step, and shares the cores with other fits.
+        Number of threads; None chooses it by the work in a step, and shares the cores with other fits.
     alpha : float
         Strength of the L2 penalty.
     loss_setting : float
-        The loss's own number, if it has one.
+        Parameter of the loss, if it has one.
     clip_norm : float or None
-        Bound on the norm of the whole gradient, the penalty's part with it.
+        Bound on the norm of the whole gradient, including the penalty.
     dropout : float
-        Part of the hidden units that are off in each step, for each sample others; 0 for none.
+        Fraction of the hidden units dropped at each step, independently per sample; 0 for none.
     seed : int
-        Says which.
+        Seed of the dropout masks.
     """
 
     watch: Watch
-    """Whether to give up in the middle of an epoch, and whether it was given up."""
+    """Limits the time of an epoch, and tells whether it was given up."""
     t: int
-    """The step count after the last whole step, wherever an epoch was given up."""
+    """The step count after the last whole step, also of an epoch that was given up."""
     loss: float
-    """The mean loss of the last epoch, or of as much of it as was made."""
+    """The mean loss of the last epoch, or of the steps made of it."""
 
     def __init__(
         self,
@@ -370,14 +379,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._team = Team(min(wanted, slices), self._follow, exact=n_threads is not None)
         self._order = np.empty(n_rows, np.int64)
         self._settings = np.zeros(N_SETTINGS)
-        fixed = {
-            ALPHA: alpha,
-            LOSS_SETTING: loss_setting,
-            CLIP_NORM: clip_norm or 0.0,
-            DROPOUT: dropout,
-            DROPOUT_SEED: seed,
-        }
-        self._settings[list(fixed)] = list(fixed.values())
+        self._settings[: DROPOUT_SEED + 1] = alpha, loss_setting, clip_norm or 0.0, dropout, seed
         self.watch, self.t, self.loss = Watch(), 0, math.nan
         threads, size, dtype = self._team.threads, params.flat.size, params.dtype
         self._job = Job(
@@ -410,15 +412,15 @@ class Engine(AbstractContextManager["Engine"]):
         self._team.__exit__(kind, error, traceback)
 
     def prepare(self) -> None:
-        """Compile, or load, what an epoch needs: by one of no samples."""
+        """Compile or load what an epoch needs, by running one without samples."""
         self.watch.start()
         run(self._job._replace(order=self._order[:0]), 0, self._team.threads, self._team.control, 0)
 
     def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
-        """Train on the samples in this order, with these hyper-parameters, which a step may change.
+        """Train on the samples in this order, with the hyper-parameters `group`, which a step may change.
 
-        Returns the mean loss, and the step count that was `t` before. It may have been given up, which `watch.check`
-        raises: parameters, `group`, `t` and `loss` are those of the last whole step, however it ends.
+        Returns the mean loss, and the step count, which was `t` before. The epoch may have been given up, which
+        `watch.check` raises: parameters, `group`, `self.t` and `self.loss` are always those of the last whole step.
         """
         self._order[:] = order
         self._job.group[:-1] = group
@@ -427,7 +429,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._team.wake()
         try:
             run(self._job, 0, self._team.threads, self._team.control, 0)
-        finally:  # the handler of a signal may raise as soon as the call returns
+        finally:  # the handler of a signal may raise as soon as the call has returned
             group[:] = self._job.group[:-1]
             self.t, self.loss = int(self._settings[STEPS]), float(self._settings[MEAN_LOSS])
             if self.watch.halted and self.t == t:
@@ -439,13 +441,13 @@ class Engine(AbstractContextManager["Engine"]):
 
 
 def worthwhile_threads(layout: Layout, batch_size: int) -> int:
-    """How many threads the work of a step is worth."""
+    """Number of threads that the work of a step is worth."""
     units = layout.units
-    flops = 6 * batch_size * int((units[:-1] * units[1:]).sum())
+    flops = FLOPS_PER_WEIGHT * batch_size * int((units[:-1] * units[1:]).sum())
     return default_threads() if flops >= THREADED_FLOPS else 1
 
 
 def _aligned_rows(rows: int, columns: int, dtype: np.dtype[Any]) -> Array:
-    """A matrix whose rows each begin on a cache line of their own."""
-    width = -(-columns * dtype.itemsize // 64) * 64 // dtype.itemsize
+    """Allocate a matrix whose rows each begin on a cache line of their own."""
+    width = -(-columns * dtype.itemsize // ALIGNMENT) * ALIGNMENT // dtype.itemsize
     return aligned_zeros(rows * width, dtype).reshape(rows, width)

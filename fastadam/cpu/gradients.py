@@ -16,12 +16,12 @@ from fastadam.cpu.views import array_at, empty_of, empty_stored, stack_array
 from fastadam.formulas.step import G_AT, OFFSET, SIZE
 
 SUM_BLOCK = 1024
-"""Number of elements whose gradients are summed, or decoded for their norm, at a time."""
+"""Elements whose gradients are summed, or decoded for their norm, at a time: 4 or 8 KiB, which stay in the L1 cache."""
 
 
 @functools.cache
 def gradient_sum(dtype: str, grad: str) -> Callable[..., None]:
-    """Make the function that sums the gradients of a segment, from element `at` on, over their rows in order."""
+    """Make the function that sums the rows of gradients of a segment, in their order, from element `at` on."""
     like, read = empty_stored(dtype, grad), DECODERS[grad]
     itemsize = like.itemsize
 
@@ -44,7 +44,10 @@ def gradient_sum(dtype: str, grad: str) -> Callable[..., None]:
 
 @functools.cache
 def norm_kernel(dtype: str, grad: str, sums: bool, parallel: bool) -> Callable[..., None]:
-    """Sum the squares of each block of the gradient in float64; blocks have a fixed size for any number of threads."""
+    """Make the kernel that sums the squares of each block of the gradient.
+
+    The size of the blocks is independent of the number of threads, and so are the bits.
+    """
     like, sum_rows, work = empty_of(dtype), gradient_sum(dtype, grad), stack_array(SUM_BLOCK)
     direct = not (sums or grad)
 
@@ -92,7 +95,7 @@ def norm_kernel(dtype: str, grad: str, sums: bool, parallel: bool) -> Callable[.
 def gradient_norm(segments: Array, dtype: str, grad: str, parallel: bool) -> float:
     """Euclidean norm of the sum of all rows of gradients; infinite or NaN only if that sum is.
 
-    If squares overflow where the gradients do not, they are summed again in float64.
+    If the squares overflow and the gradients do not, the norm is computed again relative to the largest element.
     """
     results = np.empty(-(-int(segments[OFFSET, -1]) // BLOCK))
     norm_kernel(dtype, grad, len(segments) > G_AT + 1, parallel)(segments, results)
@@ -101,7 +104,7 @@ def gradient_norm(segments: Array, dtype: str, grad: str, parallel: bool) -> flo
 
 
 def _scaled_norm(segments: Array, dtype: str, grad: str) -> float:
-    """The same norm, computed relative to the largest element."""
+    """Compute the same norm relative to the largest element, in float64."""
     pieces = [np.empty(size, dtype) for size in segments[SIZE, :-1]]
     for k, piece in enumerate(pieces):
         sum_kernel(dtype, grad)(segments, k, piece)
@@ -113,7 +116,7 @@ def _scaled_norm(segments: Array, dtype: str, grad: str) -> float:
 
 @functools.cache
 def sum_kernel(dtype: str, grad: str) -> Callable[..., None]:
-    """Sum the gradient of a segment over its rows, for a call from Python."""
+    """Make the kernel that sums the rows of gradients of a segment."""
     sum_rows = gradient_sum(dtype, grad)
 
     @kernel(variant=f"{dtype}_{grad}")

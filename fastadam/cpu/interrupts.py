@@ -1,10 +1,10 @@
-"""How compiled code hears of signals and of the time: it looks now and then whether it is to go on.
+"""Signals and time limits in compiled code, which checks regularly whether to give up.
 
-Python handles signals between its own instructions, of which there are none in a compiled call. So the thread that made
-the call lets Python run the handlers of what has arrived, ten times a second, and gives up where one of them raises, as
-that of Ctrl-C does. Handlers that return change nothing. By the same look it sees whether the time given is up.
+Python handles signals between its own instructions, of which there are none in a compiled call. Therefore the thread
+that made the call lets Python run the handlers of pending signals ten times per second, and gives up if one of them
+raises, as that of Ctrl-C does. Handlers that return change nothing. The same check compares the time with its limit.
 
-What is given up is left as it was before: the caller reads from the words whether the call went on to its end.
+The words of a `Watch` tell the caller whether the call was completed or given up.
 """
 
 import ctypes
@@ -25,60 +25,63 @@ from numpy.typing import NDArray
 from fastadam.cpu.atomics import clock, load, store
 from fastadam.cpu.jit import JIT_DISABLED, inner
 
-# Words of a watch. In the last three lie the exception that a handler raised, its class and its traceback.
 _HEARS_SIGNALS, _NANOSECONDS, _LOOK_AT, _END_AT, _HALTED, LOOKS, _RAISED, N_WORDS = 0, 1, 2, 3, 4, 5, 6, 9
+"""Words of a watch: whether to run the handlers of signals, the time limit, the times of the next look and of the end,
+why the call was given up, the number of looks, and three words for the class, value and traceback of an exception."""
 
 _BY_HANDLER, _BY_TIME = 1, 2
+"""Reasons to give up, see `_HALTED`; 0 is none."""
 
 LOOK_EVERY = 100_000_000
-"""Nanoseconds from one look to the next; whatever ends before the first one is not interrupted."""
+"""Nanoseconds from one look to the next; a call that ends before the first look is not interrupted."""
 
 _NEVER = 2**62
+"""A time that is never reached, in nanoseconds; the current time can still be added to it."""
 
 
 class OutOfTimeError(Exception):
-    """The time given to a compiled call was up before its end."""
+    """The time limit of a compiled call was reached before its end."""
 
 
 class Watch:
-    """What a compiled call looks at: `words`, which it is given.
+    """Time limit and signals of a compiled call, which takes `words` as an argument.
 
-    Begin with `start`, make the call, and end with `check`.
+    Call `start` before the compiled call, and `check` after it.
     """
 
     def __init__(self) -> None:
         self.words: NDArray[np.int64] = np.zeros(N_WORDS, np.int64)
         self.end = math.inf
-        """When to give up, by `time.monotonic`."""
+        """Time at which to give up, by `time.monotonic`."""
 
     def start(self) -> None:
-        """Begin anew; signals are for the main thread, as everywhere in Python."""
+        """Start anew; only the main thread handles signals, as always in Python."""
         left = self.end - time.monotonic()
         self.words[_HEARS_SIGNALS] = threading.get_ident() == threading.main_thread().ident
         self.words[_NANOSECONDS] = _NEVER if left > 1e9 else max(0, int(left * 1e9))
         self.words[_LOOK_AT] = self.words[_HALTED] = self.words[LOOKS] = 0
 
     def run_out(self) -> None:
-        """Give up as the time is up."""
+        """Mark the call as given up at its time limit."""
         self.words[_HALTED] = _BY_TIME
 
     @property
     def halted(self) -> bool:
-        """Whether the call gave up."""
+        """Whether the call was given up."""
         return bool(self.words[_HALTED])
 
     def check(self) -> None:
-        """Raise what a handler raised, or OutOfTimeError, if the call gave up."""
+        """Raise the exception of a handler, or OutOfTimeError, if the call was given up."""
         if self.words[_HALTED] == _BY_TIME:
             raise OutOfTimeError
         if self.words[_HALTED] == _BY_HANDLER:
             raised = [ctypes.c_void_p(int(word) or None) for word in self.words[_RAISED:]]
             self.words[_RAISED:] = 0
-            ctypes.pythonapi.PyErr_Restore(*raised)  # it raises here, as ctypes looks for an error after the call
+            ctypes.pythonapi.PyErr_Restore(*raised)  # raises here: ctypes checks for an error after the call
 
 
 class SignalsHeld(AbstractContextManager["SignalsHeld"]):
-    """In this context, what arrives in the main thread waits for `handle`: for loops of calls that belong together."""
+    """Context in which signals of the main thread wait for `handle`: for loops of calls that belong together."""
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
@@ -92,7 +95,7 @@ class SignalsHeld(AbstractContextManager["SignalsHeld"]):
                     if callable(handler):
                         self._handlers[number] = handler
                         signal.signal(number, self._note)
-            except BaseException:  # of a signal that arrived before its handler was replaced
+            except BaseException:  # raised for a signal that arrived before its handler was replaced
                 self._put_back()
                 raise
         return self
@@ -101,7 +104,7 @@ class SignalsHeld(AbstractContextManager["SignalsHeld"]):
         self._arrived.append((number, frame))
 
     def handle(self) -> None:
-        """Run the handlers of what has arrived; one of them may raise."""
+        """Run the handlers of the signals that have arrived; one of them may raise."""
         while self._arrived:
             number, frame = self._arrived.pop(0)
             self._handlers[number](number, frame)
@@ -114,19 +117,19 @@ class SignalsHeld(AbstractContextManager["SignalsHeld"]):
 
     def _put_back(self) -> None:
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._note:  # and not another, which a handler has set
+            if signal.getsignal(number) == self._note:  # otherwise a handler has set another one
                 signal.signal(number, handler)
 
 
 UNWATCHED: NDArray[np.int64] = np.zeros(N_WORDS, np.int64)
-"""The words of a call that ends in a moment, and does not look."""
+"""The words of a call that is too short to be interrupted, and never looks."""
 
 UNWATCHED[_LOOK_AT] = _NEVER
 
 
 @intrinsic
 def _handler_raises(typingctx, words):
-    """Let Python run the handlers of the signals that have arrived; True if one raises, what it raised being kept."""
+    """Let Python run the handlers of pending signals; return whether one has raised, and keep its exception."""
 
     def codegen(context, builder, signature, arguments):
         python = context.get_python_api(builder)
@@ -146,7 +149,7 @@ def _handler_raises(typingctx, words):
 
 @inner
 def begin(words):
-    """Called first in a compiled call: when it is to look, and when to end."""
+    """Set the times of the first look and of the end; to be called first in a compiled call."""
     if words[_LOOK_AT] == 0:
         now = clock()
         words[_LOOK_AT] = now + LOOK_EVERY
@@ -155,7 +158,7 @@ def begin(words):
 
 @inner
 def is_halted(words):
-    """Whether to give up."""
+    """Check whether the call is to be given up."""
     return load(words, _HALTED) != 0
 
 
@@ -171,7 +174,7 @@ def _look(words, now):
 
 @inner
 def look(words, now):
-    """Called by the thread that made the call, with the time: look if it is time to; returns whether to give up."""
+    """Look for signals if it is time to; return whether to give up. Called by the thread that made the call."""
     if now >= words[_LOOK_AT] and not is_halted(words):
         _look(words, now)
     return is_halted(words)
@@ -179,7 +182,7 @@ def look(words, now):
 
 @inner
 def gives_up(words, thread):
-    """Called by any thread in the middle of its work: thread 0 made the call, and looks."""
+    """Check whether to give up, in the middle of the work of any thread; thread 0, which made the call, also looks."""
     if thread == 0:
         return look(words, clock())
     return is_halted(words)
@@ -188,5 +191,5 @@ def gives_up(words, thread):
 if JIT_DISABLED:  # Python itself runs the handlers
 
     def _handler_raises(words):
-        """No handler waits."""
+        """No handler waits without compilation."""
         return False

@@ -1,7 +1,7 @@
-"""The decorators of the package: every compiled function gets the same flags, which are written here.
+"""The decorators of the package, which hold the flags that every compiled function gets.
 
 Strict IEEE arithmetic (no fastmath), NumPy's error model (without it each division is a branch and no loop vectorises),
-the GIL released, and a disk cache that cannot be stale.
+the GIL released, and a disk cache that is never stale.
 """
 
 import functools
@@ -28,7 +28,7 @@ _FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 def kernel(
     function: Callable[..., Any] | None = None, *, parallel: bool = False, variant: str = "", cached: bool = True
 ) -> Any:
-    """Compile a function that Python calls; cached on disk.
+    """Compile a function that Python calls, and cache it on disk.
 
     `variant` must tell apart the functions that one factory makes with different constants.
     """
@@ -42,10 +42,10 @@ def kernel(
 
 
 def inner(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
-    """Compile a function that only kernels call: it becomes part of each of them and needs no cache of its own.
+    """Compile a function that only kernels call, and that becomes part of each of them.
 
-    Python cannot call it, which saves a sixth of the time to compile. A loop that contains a call is not vectorised:
-    `forceinline` is for functions that a loop needs, and that LLVM might find too large to write into it.
+    Python cannot call it, which saves a sixth of the time to compile. `forceinline` is for functions in a loop that is
+    to be vectorised, which a call prevents, if LLVM might find them too large to be inlined.
     """
     flags = _FLAGS | {"forceinline": forceinline}
     dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **flags)(function)
@@ -55,22 +55,22 @@ def inner(function: Callable[..., Any], *, forceinline: bool = False) -> Any:
 
 
 def _call_template(template_of: Callable[..., Any], args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
-    """Type a call without regard to constants among its arguments, each of which Numba would compile anew for."""
+    """Type a call as if its constant arguments were variables: Numba would compile it anew for each constant."""
     plain = types.unliteral  # type: ignore[attr-defined]
     return template_of(tuple(map(plain, args)), {name: plain(kws[name]) for name in kws})
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Let a function be written into its callers before they are compiled.
+    """Inline a function into its callers before they are compiled.
 
-    Numba compiles and optimises everything that a function calls once more with each enclosing function. In a deep
-    stack of functions it is therefore better to inline the outer ones.
+    Numba compiles and optimises everything that a function calls again with each enclosing function. In a deep stack of
+    functions it is therefore better to inline the outer ones.
     """
     return numba.njit(inline="always", **_FLAGS)(function)
 
 
 def of_either_type(single: Callable[..., Any], double: Callable[..., Any]) -> Any:
-    """Make a function that calls `single` with a float32 and `double` with a float64; compiled code inlines it."""
+    """Make a function that calls `single` for float32 and `double` for float64; compiled code inlines it."""
 
     def function(x):
         with np.errstate(all="ignore"):
@@ -87,11 +87,11 @@ else:
     _PRIMITIVES: dict[Any, Any] = {storage.bits_of: bits.bits_of, storage.float_of: bits.float_of}
     if TARGET.halves:
         _PRIMITIVES |= {storage.from_float16: bits.from_float16, storage.to_float16: bits.to_float16}
-    else:  # the function that LLVM would call is not found, and ends the process
+    else:  # LLVM would call a library function that is not there, which ends the process
         _by_integers = Backend(inner, _PRIMITIVES)
         _PRIMITIVES |= {
             storage.from_float16: _by_integers(storage.half_value),
             storage.to_float16: _by_integers(storage.half_bits),
         }
     formula = Backend(inner, _PRIMITIVES)
-"""Compiles a formula for functions that kernels call; uncompiled, it warns of nothing, as compiled code does not."""
+"""Compiles a formula for functions that kernels call; without compilation, it warns as little as compiled code does."""

@@ -3,8 +3,8 @@
 The network calls these loops by address, so that one compiled network serves every activation, and each activation is
 compiled when it is first used.
 
-The loops run over all elements of a block instead of over each row, so that they are vectorised for layers of few units
-too. If rows are padded, the padding is computed as well, and nobody reads it. Activations that are cheaper than another
+The loops run over all elements of a block instead of over each row, so that they are vectorised even for layers of few
+units. If rows are padded, the padding is computed as well, and never read. Activations that are cheaper than another
 pass over memory are computed row by row, together with the bias.
 """
 
@@ -24,7 +24,7 @@ from fastadam.formulas.activations import ACTIVATIONS, identity
 
 @functools.cache
 def forward_kernel(name: str) -> Callable[..., None]:
-    """Compute Z ← f(Z + b); K, unless it has no rows, keeps what the derivative is computed from."""
+    """Make the kernel of Z ← f(Z + b); K, unless it is empty, keeps the values that the derivative is computed from."""
     activation = ACTIVATIONS[name]
     value, nothing, by_input = vector_formula(activation.value), vector_formula(identity), activation.by_input
     of_row, of_block = (value, nothing) if activation.piecewise_linear else (nothing, value)
@@ -50,7 +50,7 @@ def forward_kernel(name: str) -> Callable[..., None]:
 
 @functools.cache
 def backward_kernel(name: str) -> Callable[..., None]:
-    """Compute D ← D · f'(z) from what the layer kept."""
+    """Make the kernel of D ← D · f'(z), where X has the values that the layer kept."""
     backward = vector_formula(ACTIVATIONS[name].backward)
 
     @kernel(variant=name)
@@ -66,7 +66,7 @@ def backward_kernel(name: str) -> Callable[..., None]:
 
 @functools.cache
 def addresses(names: tuple[str, ...], dtype: np.dtype[Any], backward: bool) -> tuple[Any, ...]:
-    """Addresses of the loops of these activations, layer by layer."""
+    """Addresses of the kernels of these activations."""
     element = numba.from_dtype(dtype)
     flat, matrix = numba.types.Array(element, 1, "C"), numba.types.Array(element, 2, "C")
     if backward:

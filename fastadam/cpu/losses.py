@@ -16,7 +16,7 @@ from fastadam.formulas.losses import LOSSES, class_log_loss
 
 @functools.cache
 def loss_kernel(name: str) -> Callable[..., float]:
-    """Turn outputs into deltas, in place, and return the weighted sum of the losses of these rows.
+    """Make the kernel that turns outputs into deltas, in place, and returns the weighted sum of the losses of the rows.
 
     `scale` is the divisor of the gradient: the total weight of the batch.
     """
@@ -56,7 +56,7 @@ def _softmax_kernel() -> Callable[..., float]:
             for j in range(classes):
                 Z[i, j] -= largest
         flat = view(Z, 0, (Z.size,))
-        for i in range(flat.size):  # vectorised for few classes too
+        for i in range(flat.size):  # all at once: vectorised even for few classes
             flat[i] = exp(flat[i])
         for i in range(rows.size):
             weight = weights[rows[i]] if weights.size else t(1)
@@ -76,7 +76,7 @@ def _softmax_kernel() -> Callable[..., float]:
 
 @functools.cache
 def loss_address(name: str, dtype: np.dtype[Any]) -> Any:
-    """Address of the loop of a loss."""
+    """Address of the kernel of a loss."""
     element = numba.from_dtype(dtype)
     flat, matrix = numba.types.Array(element, 1, "C"), numba.types.Array(element, 2, "C")
     rows, number = numba.types.Array(numba.types.int64, 1, "C"), numba.types.float64

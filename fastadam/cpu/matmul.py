@@ -1,16 +1,16 @@
-"""Matrix products of the network: small, single-threaded, in the compiled code itself, and the same bits everywhere.
+"""Matrix products of the network: small, single-threaded, part of the compiled code, with the same bits everywhere.
 
-Each element of a product is one chain of fused multiply-adds in the order of the inner index, so its bits depend
-neither on the tile it fell into, nor on the number of rows, nor on the width of the machine's vectors. Only a processor
-without that instruction has other bits: there the product and the sum are rounded one after the other. No BLAS is
+Each element of a product is one chain of fused multiply-adds in the order of the inner index. Its bits depend neither
+on the tile it falls into, nor on the number of rows, nor on the width of the machine's vectors. Only a processor
+without that instruction gives other bits: there the product and the sum are rounded one after the other. No BLAS is
 called: nothing is dispatched, packed twice or handed to other threads, which for the products of a small network costs
 more than the arithmetic.
 
-The innermost loop is a tile of `TILE_ROWS` rows by one or two vectors, held in registers. The right-hand matrix is
-copied panel by panel into the order in which the tile reads it; for a transposed one, the copy transposes.
+The innermost loop is a tile of a few rows by one or two vectors, held in registers. The right matrix is copied panel by
+panel into the order in which the tile reads it; for a transposed product, the copy transposes.
 
-Matrices that are as wide as a layer may have longer rows than the layer has units: what lies beyond is neither read nor
-written. How many columns count, the other matrices of the product say: weights and their gradients have no such gap.
+Matrices that are as wide as a layer may have longer rows than the layer has units: the rest of a row is neither read
+nor written. The other matrices of the product say how many columns count: weights and their gradients have no such gap.
 """
 
 from collections.abc import Callable
@@ -22,19 +22,31 @@ from numba.core import cgutils, types
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
+from fastadam._typing import Array
 from fastadam.cpu.jit import JIT_DISABLED, inlined, inner
 from fastadam.cpu.target import TARGET
 from fastadam.cpu.views import view
 
 INNER = 256
-"""Inner indices of a panel: a panel of two vectors then fills two thirds of a 48 KiB L1 cache."""
+"""Maximum number of rows of a panel: with two vectors of 64 bytes, it then fills two thirds of a 48 KiB L1 cache."""
 
 VECTOR_BYTES = TARGET.vector_bytes
 
-TILE_ROWS = 8 if TARGET.many_registers else 6
+PANEL_VECTORS = 2
+"""Vectors in a row of a wide panel; a narrow one has one."""
 
-PANEL_BYTES = INNER * 2 * VECTOR_BYTES
-"""Memory for one panel."""
+TILE_ROWS = 8 if TARGET.many_registers else 6
+"""Rows of the largest tile. The sums of 6 rows by two vectors take 12 of 16 registers, and those of 8 rows 16 of 32:
+the rest is for the two vectors of the right matrix and the element of the left one."""
+
+FEW_ROWS = 4
+"""Rows of the tile for what the largest ones leave over; single rows follow."""
+
+DOT_BYTES = 64
+"""Width of the partial sums of an inner product: the same for every target, since the bits depend on it."""
+
+PANEL_BYTES = INNER * PANEL_VECTORS * VECTOR_BYTES
+"""Size of the memory for one panel."""
 
 
 def _splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.Value:
@@ -49,7 +61,7 @@ def _intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: lis
 
 
 class _Mask(NamedTuple):
-    """Which lanes of a vector to load or store, and whether these are all of them."""
+    """Lanes of a vector to load or store, and whether these are all of them."""
 
     lanes: ir.Value
     whole: ir.Value
@@ -72,9 +84,9 @@ class _VectorCode:
         return self.builder.gep(array.data, [offset])
 
     def call_out_of_line(self, name: str, arguments: list[ir.Value], emit: Callable[..., None]) -> None:
-        """Call a function whose body `emit(code, *arguments)` writes, once a module.
+        """Call a function whose body is written by `emit(code, *arguments)`, once per module.
 
-        Inlined, each tile would be compiled again wherever a product stands.
+        Inlined, each tile would be compiled again for every product.
         """
         name = f"fastadam.{name}.{self.suffix}"
         function = self.builder.module.globals.get(name)
@@ -101,29 +113,29 @@ class _VectorCode:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.bytes)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """Add a · b to c, with one rounding where the processor can do so."""
+        """Add a · b to c, with a single rounding if the processor has that instruction."""
         if TARGET.fused:
             return _intrinsic(self.builder, f"llvm.fma.{self.suffix}", self.vector, [a, b, c])
         return self.builder.fadd(self.builder.fmul(a, b), c)
 
     def mask(self, columns: ir.Value, first: int) -> _Mask:
-        """Which lanes of the vector that starts at column `first` stand below `columns`."""
+        """Select the lanes of the vector from column `first` on that stand below `columns`."""
         lanes = ir.VectorType(self._i64, self.lanes)
         index = ir.Constant(lanes, [first + lane for lane in range(self.lanes)])
         below = self.builder.icmp_signed("<", index, _splat(self.builder, columns, lanes))
         return _Mask(below, self.builder.icmp_signed("<=", self._i64(first + self.lanes), columns))
 
     def masked_if(self, mask: _Mask, condition: ir.Value) -> _Mask:
-        """`mask` where the condition holds, else no lane."""
+        """Select the lanes of `mask` if the condition holds, else none."""
         lanes = self.builder.select(condition, mask.lanes, ir.Constant(mask.lanes.type, None))
         return _Mask(lanes, self.builder.and_(condition, mask.whole))
 
     def masked_load(self, pointer: ir.Value, mask: _Mask) -> ir.Value:
-        """The vector at the pointer, with 0 in the other lanes, which are not read."""
+        """Load the lanes of the mask; the others are 0, and their memory is not read."""
         return self._load_lanes(pointer, mask.lanes) if TARGET.masked else self.whole_or_masked_load(pointer, mask)
 
     def whole_or_masked_load(self, pointer: ir.Value, mask: _Mask) -> ir.Value:
-        """The same, by a branch: where nearly all vectors are whole, their masks need not be computed."""
+        """Do the same with a branch: if nearly all vectors are whole, their masks need not be computed."""
         with self.builder.if_else(mask.whole) as (whole, partial):
             with whole:
                 all_lanes, after_all = self.load(pointer), self.builder.block
@@ -157,60 +169,110 @@ class _VectorCode:
         _intrinsic(self.builder, name, ir.VoidType(), [value, pointer, ir.Constant(self._i32, self.bytes), lanes])
 
 
-def _tile(rows: int, vectors: int) -> Any:
-    """The product of `rows` rows of A with a panel of `vectors` vectors, added to C or in its place."""
+class Left(NamedTuple):
+    """The left matrix of a product, or the transpose of one, so that one compiled function serves both."""
 
-    def emit(code, a, a_row, a_inner, b, inner, c, c_row, columns, accumulate):
-        builder, i64 = code.builder, ir.IntType(64)
-        masks = [code.mask(columns, v * code.lanes) for v in range(vectors)]
-        a_rows = [builder.mul(a_row, ir.Constant(i64, r)) for r in range(rows)]
-        places = {
-            (r, v): code.at(c, builder.mul(c_row, ir.Constant(i64, r)), ir.Constant(i64, v * code.lanes))
-            for r in range(rows)
-            for v in range(vectors)
-        }
-        sums = {place: cgutils.alloca_once(builder, code.vector) for place in places}
-        with builder.if_else(accumulate) as (add, replace):
-            with add:
-                for (r, v), place in places.items():
-                    builder.store(code.masked_load(place, masks[v]), sums[r, v])
-            with replace:
-                for place in places:
-                    builder.store(ir.Constant(code.vector, None), sums[place])
-        with cgutils.for_range(builder, inner) as loop:
-            row_of_panel = builder.mul(loop.index, ir.Constant(i64, vectors * code.lanes))
-            right = [code.load(code.at(b, row_of_panel, ir.Constant(i64, v * code.lanes))) for v in range(vectors)]
-            here = builder.mul(loop.index, a_inner)
-            for r in range(rows):
-                left = _splat(builder, builder.load(code.at(a, a_rows[r], here)), code.vector)
-                for v in range(vectors):
-                    builder.store(code.multiply_add(left, right[v], builder.load(sums[r, v])), sums[r, v])
-        for (r, v), place in places.items():
-            code.masked_store(builder.load(sums[r, v]), place, masks[v])
+    flat: Array
+    """Its elements, as they lie in memory."""
+    row: int
+    """Elements from one of its rows to the next."""
+    inner: int
+    """Elements from one of its columns to the next."""
+
+
+class Panel(NamedTuple):
+    """A panel of the right matrix, in the order in which the tile reads it."""
+
+    memory: Array
+    inner: int
+    """Number of its rows."""
+    columns: int
+    """Number of its columns; each row is filled up with zeros to one vector or two."""
+
+
+class _TileOperands(NamedTuple):
+    """Arguments of the function of a tile: pointers to elements, and numbers of elements."""
+
+    a: ir.Value
+    a_row: ir.Value
+    a_inner: ir.Value
+    b: ir.Value
+    inner: ir.Value
+    c: ir.Value
+    c_row: ir.Value
+    columns: ir.Value
+    accumulate: ir.Value
+
+
+def _emit_tile(rows: int, vectors: int, code: _VectorCode, given: _TileOperands) -> None:
+    """Multiply `rows` rows of the left matrix by a panel of `vectors` vectors, added to C or in its place."""
+    builder, i64 = code.builder, ir.IntType(64)
+    masks = [code.mask(given.columns, v * code.lanes) for v in range(vectors)]
+    a_rows = [builder.mul(given.a_row, i64(r)) for r in range(rows)]
+    c_rows = [builder.mul(given.c_row, i64(r)) for r in range(rows)]
+    places = {(r, v): code.at(given.c, c_rows[r], i64(v * code.lanes)) for r in range(rows) for v in range(vectors)}
+    sums = {place: cgutils.alloca_once(builder, code.vector) for place in places}
+    with builder.if_else(given.accumulate) as (add, replace):
+        with add:
+            for (r, v), place in places.items():
+                builder.store(code.masked_load(place, masks[v]), sums[r, v])
+        with replace:
+            for place in places:
+                builder.store(ir.Constant(code.vector, None), sums[place])
+    with cgutils.for_range(builder, given.inner) as loop:
+        row_of_panel = builder.mul(loop.index, i64(vectors * code.lanes))
+        right = [code.load(code.at(given.b, row_of_panel, i64(v * code.lanes))) for v in range(vectors)]
+        here = builder.mul(loop.index, given.a_inner)
+        for r in range(rows):
+            left = _splat(builder, builder.load(code.at(given.a, a_rows[r], here)), code.vector)
+            for v in range(vectors):
+                builder.store(code.multiply_add(left, right[v], builder.load(sums[r, v])), sums[r, v])
+    for (r, v), place in places.items():
+        code.masked_store(builder.load(sums[r, v]), place, masks[v])
+
+
+def _tile(rows: int) -> Any:
+    """Make the function that multiplies `rows` rows of the left matrix, from element `at` on, by a panel.
+
+    The product is written to C, from element `to` of its memory on, or added there.
+    """
 
     @intrinsic
-    def tile(typingctx, A, a_at, a_row, a_inner, panel, inner, C, c_at, c_row, columns, accumulate):
-        integers = (types.int64,) * 3
-        given = signature(types.void, A, *integers, panel, types.int64, C, *integers, types.boolean)
-
+    def tile(typingctx, left, at, panel, C, to, accumulate):
         def codegen(context, builder, sig, arguments):
-            a_array, a_at, a_row, a_inner, panel, inner, c_array, c_at, c_row, columns, accumulate = arguments
-            code = _VectorCode(context, builder, sig.args[0].dtype)
-            a = code.data(sig.args[0], a_array, a_at)
-            b = code.data(sig.args[4], panel, ir.Constant(ir.IntType(64), 0))
-            c = code.data(sig.args[6], c_array, c_at)
-            passed = [a, a_row, a_inner, b, inner, c, c_row, columns, accumulate]
-            code.call_out_of_line(f"tile.{rows}x{vectors}", passed, emit)
+            left, at, panel, C, to, accumulate = arguments
+            left_flat, a_row, a_inner = cgutils.unpack_tuple(builder, left)
+            memory, inner, columns = cgutils.unpack_tuple(builder, panel)
+            code = _VectorCode(context, builder, sig.args[3].dtype)
+            _, c_row = cgutils.unpack_tuple(builder, context.make_array(sig.args[3])(context, builder, C).shape)
+            a, c = code.data(sig.args[0].types[0], left_flat, at), code.data(sig.args[3], C, to)
+            b = code.data(sig.args[2].types[0], memory, ir.IntType(64)(0))
+            operands = _TileOperands(a, a_row, a_inner, b, inner, c, c_row, columns, accumulate)
+
+            def call(vectors: int) -> None:
+                def emit(code: _VectorCode, *given: ir.Value) -> None:
+                    _emit_tile(rows, vectors, code, _TileOperands(*given))
+
+                code.call_out_of_line(f"tile.{rows}x{vectors}", list(operands), emit)
+
+            with builder.if_else(builder.icmp_signed(">", columns, ir.IntType(64)(code.lanes))) as (wide, narrow):
+                with wide:
+                    call(2)
+                with narrow:
+                    call(1)
             return context.get_dummy_value()
 
-        return given, codegen
+        return signature(types.void, left, types.int64, panel, C, types.int64, types.boolean), codegen
 
     return tile
 
 
+_full_tile, _small_tile, _row_tile = _tile(TILE_ROWS), _tile(FEW_ROWS), _tile(1)
+
+
 @intrinsic
 def _copy_rows(typingctx, source, source_at, source_row, columns, target, width, rows):
-    """Copy the first `columns` elements of each row, of one or two vectors, filled up with zeros to `width`."""
+    """Copy the first `columns` elements of each row, filled up with zeros to the `width` of one or two vectors."""
     given = signature(types.void, source, *(types.int64,) * 3, target, types.int64, types.int64)
 
     def codegen(context, builder, sig, arguments):
@@ -219,7 +281,7 @@ def _copy_rows(typingctx, source, source_at, source_row, columns, target, width,
         i64 = ir.IntType(64)
         read = code.data(sig.args[0], source, source_at)
         write = code.data(sig.args[4], target, ir.Constant(i64, 0))
-        masks = [code.mask(columns, v * code.lanes) for v in range(2)]
+        masks = [code.mask(columns, v * code.lanes) for v in range(PANEL_VECTORS)]
         two = builder.icmp_signed(">", width, ir.Constant(i64, code.lanes))
 
         def copy(r: ir.Value, v: int) -> None:
@@ -259,7 +321,7 @@ def _emit_transposition(code, read, source_row, rows, columns, write, target_row
 
 @intrinsic
 def _transpose_block(typingctx, source, source_at, source_row, rows, columns, target, target_at, target_row):
-    """Copy a square block, one vector wide, transposed; what lies beyond `rows` and `columns` is read as zero."""
+    """Copy a square block, one vector wide, transposed; elements beyond `rows` and `columns` are zeros."""
     given = signature(types.void, source, *(types.int64,) * 4, target, types.int64, types.int64)
 
     def codegen(context, builder, sig, arguments):
@@ -275,12 +337,12 @@ def _transpose_block(typingctx, source, source_at, source_row, rows, columns, ta
 
 @intrinsic
 def _dot(typingctx, a, a_at, b, b_at, size):
-    """The inner product of two runs of elements: a chain of multiply-adds in each lane of 64 bytes, then a tree."""
+    """Inner product of two runs of elements: a chain of multiply-adds in each lane of `DOT_BYTES`, then a tree."""
     given = signature(a.dtype, a, types.int64, b, types.int64, types.int64)
 
     def codegen(context, builder, sig, arguments):
         a, a_at, b, b_at, size = arguments
-        code = _VectorCode(context, builder, sig.args[0].dtype, vector_bytes=64)
+        code = _VectorCode(context, builder, sig.args[0].dtype, vector_bytes=DOT_BYTES)
         left, right = code.data(sig.args[0], a, a_at), code.data(sig.args[2], b, b_at)
         total = cgutils.alloca_once_value(builder, ir.Constant(code.vector, None))
         lanes = ir.Constant(ir.IntType(64), code.lanes)
@@ -300,139 +362,121 @@ def _dot(typingctx, a, a_at, b, b_at, size):
     return given, codegen
 
 
-_tiles = {(rows, vectors): _tile(rows, vectors) for rows in (TILE_ROWS, 4, 1) for vectors in (1, 2)}
-
-_full_2, _four_2, _one_2 = (_tiles[rows, 2] for rows in (TILE_ROWS, 4, 1))
-
-_full_1, _four_1, _one_1 = (_tiles[rows, 1] for rows in (TILE_ROWS, 4, 1))
-
-
 @inner
-def _pack_transposed(B, k, inner, j, columns, width, panel):
-    """Copy B[j : j + columns, k : k + inner] to the panel, transposed, each row filled up with zeros to `width`."""
+def _pack_transposed(B, k, inner, j, columns, width, memory):
+    """Copy B[j : j + columns, k : k + inner], transposed, each row filled up with zeros to `width`."""
     lanes = VECTOR_BYTES // B.itemsize
     for c in range(0, width, lanes):
         for r in range(0, inner, lanes):
             at = (j + c) * B.shape[1] + k + r
-            _transpose_block(B, at, B.shape[1], columns - c, inner - r, panel, r * width + c, width)
+            _transpose_block(B, at, B.shape[1], columns - c, inner - r, memory, r * width + c, width)
 
 
 @inner
-def _multiply_panel(a, at, a_row, a_inner, inner, panel, C, j, columns, wide, accumulate):
-    """Multiply all rows of a matrix with the panel, into columns j onwards of C.
-
-    The matrix lies in the flat `a` from `at` on, its rows `a_row` elements apart, its columns `a_inner`: so that
-    matrices and transposed ones are served by the same compiled function.
-    """
-    i, rows, c_row = 0, C.shape[0], C.shape[1]
+def _multiply_panel(left, at, panel, C, j, accumulate):
+    """Multiply all rows of the left matrix, whose first element is at `at`, by a panel, into columns j onwards of C."""
+    i, (rows, c_row) = 0, C.shape
     while i < rows:
-        here, c = at + i * a_row, i * c_row + j
-        left = rows - i
-        if left >= TILE_ROWS:
-            if wide:
-                _full_2(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
-            else:
-                _full_1(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+        here, to = at + i * left.row, i * c_row + j
+        if rows - i >= TILE_ROWS:
+            _full_tile(left, here, panel, C, to, accumulate)
             i += TILE_ROWS
-        elif left >= 4:
-            if wide:
-                _four_2(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
-            else:
-                _four_1(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
-            i += 4
+        elif rows - i >= FEW_ROWS:
+            _small_tile(left, here, panel, C, to, accumulate)
+            i += FEW_ROWS
         else:
-            if wide:
-                _one_2(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
-            else:
-                _one_1(a, here, a_row, a_inner, panel, inner, C, c, c_row, columns, accumulate)
+            _row_tile(left, here, panel, C, to, accumulate)
             i += 1
 
 
 @inner
 def squared_norm(a, start, stop):
-    """The sum of the squares of elements `start:stop`, in a fixed order."""
+    """Sum the squares of elements `start:stop`, in a fixed order."""
     return _dot(a, start, a, start, stop - start)
 
 
 @inner
 def _matvec(A, b, C, accumulate):
-    """C ← A · b, or C + A · b, for a single column, which would fill but one lane of a tile."""
+    """C ← A · b, or C + A · b, for a single column, which would fill only one lane of a tile."""
     for i in range(A.shape[0]):
         product = _dot(A, i * A.shape[1], b, 0, b.shape[0])
         C[i, 0] = C[i, 0] + product if accumulate else product
 
 
 @inner
-def _transposed_matvec(A, b, c, accumulate):
-    """C ← Aᵀ · b, or c + Aᵀ · b, for a single column: the rows of A, each times its element of b, summed up."""
+def _transposed_matvec(A, b, C, accumulate):
+    """C ← Aᵀ · b, or C + Aᵀ · b, for a single column: the sum of the rows of A, each times its element of b."""
     if not accumulate:
-        c[:] = 0
+        C[:] = 0
     for i in range(A.shape[0]):
         factor = b[i]
-        for j in range(c.size):
-            c[j] += A[i, j] * factor
+        for j in range(C.size):
+            C[j] += A[i, j] * factor
 
 
 @inner
-def _matmul_tiled(a, a_row, a_inner, B, C, accumulate, panel):
+def _width_of(columns, lanes):
+    """Elements from one row of a panel of so many columns to the next: one vector, or two."""
+    return PANEL_VECTORS * lanes if columns > lanes else lanes
+
+
+@inner
+def _matmul_tiled(left, B, C, accumulate, memory):
     lanes, n_columns = VECTOR_BYTES // B.itemsize, min(B.shape[1], C.shape[1])
     for k in range(0, B.shape[0], INNER):
         inner = min(INNER, B.shape[0] - k)
-        for j in range(0, n_columns, 2 * lanes):
-            columns = min(2 * lanes, n_columns - j)
-            wide = columns > lanes
-            width = 2 * lanes if wide else lanes
-            _copy_rows(B, k * B.shape[1] + j, B.shape[1], columns, panel, width, inner)
-            _multiply_panel(a, k * a_inner, a_row, a_inner, inner, panel, C, j, columns, wide, accumulate or k > 0)
+        for j in range(0, n_columns, PANEL_VECTORS * lanes):
+            columns = min(PANEL_VECTORS * lanes, n_columns - j)
+            _copy_rows(B, k * B.shape[1] + j, B.shape[1], columns, memory, _width_of(columns, lanes), inner)
+            _multiply_panel(left, k * left.inner, Panel(memory, inner, columns), C, j, accumulate or k > 0)
 
 
 @inlined
-def matmul(A, B, C, accumulate, panel):
-    """C ← A · B, or C + A · B; all row-major; `panel` is working memory."""
+def matmul(A, B, C, accumulate, memory):
+    """C ← A · B, or C + A · B; all row-major; `memory` has room for a panel."""
     if B.shape[1] == 1:
         _matvec(A, B, C, accumulate)
     else:
-        _matmul_tiled(view(A, 0, (A.size,)), A.shape[1], 1, B, C, accumulate, panel)
+        _matmul_tiled(Left(view(A, 0, (A.size,)), A.shape[1], 1), B, C, accumulate, memory)
 
 
 @inlined
-def transposed_matmul(A, B, C, accumulate, panel):
-    """C ← Aᵀ · B, or C + Aᵀ · B; all row-major; `panel` is working memory."""
+def transposed_matmul(A, B, C, accumulate, memory):
+    """C ← Aᵀ · B, or C + Aᵀ · B; all row-major; `memory` has room for a panel."""
     if C.shape[1] == 1:
         _transposed_matvec(A, view(B, 0, (B.size,)), view(C, 0, (C.size,)), accumulate)
     else:
-        _matmul_tiled(view(A, 0, (A.size,)), 1, A.shape[1], B, C, accumulate, panel)
+        _matmul_tiled(Left(view(A, 0, (A.size,)), 1, A.shape[1]), B, C, accumulate, memory)
 
 
 @inlined
-def matmul_transposed(A, B, C, panel):
-    """C ← A · Bᵀ; all row-major; `panel` is working memory."""
-    a, lanes = view(A, 0, (A.size,)), VECTOR_BYTES // B.itemsize
+def matmul_transposed(A, B, C, memory):
+    """C ← A · Bᵀ; all row-major; `memory` has room for a panel."""
+    left, lanes = Left(view(A, 0, (A.size,)), A.shape[1], 1), VECTOR_BYTES // B.itemsize
     for k in range(0, B.shape[1], INNER):
         inner = min(INNER, B.shape[1] - k)
-        for j in range(0, B.shape[0], 2 * lanes):
-            columns = min(2 * lanes, B.shape[0] - j)
-            wide = columns > lanes
-            _pack_transposed(B, k, inner, j, columns, 2 * lanes if wide else lanes, panel)
-            _multiply_panel(a, k, A.shape[1], 1, inner, panel, C, j, columns, wide, k > 0)
+        for j in range(0, B.shape[0], PANEL_VECTORS * lanes):
+            columns = min(PANEL_VECTORS * lanes, B.shape[0] - j)
+            _pack_transposed(B, k, inner, j, columns, _width_of(columns, lanes), memory)
+            _multiply_panel(left, k, Panel(memory, inner, columns), C, j, k > 0)
 
 
 if JIT_DISABLED:
 
     def squared_norm(a, start, stop):
-        """The sum of the squares of elements `start:stop`, where nothing is compiled."""
+        """Sum the squares of elements `start:stop`, without compilation."""
         with np.errstate(over="ignore", invalid="ignore"):
             return a[start:stop] @ a[start:stop]
 
-    def matmul(A, B, C, accumulate, panel):
-        """C ← A · B, or C + A · B, where nothing is compiled."""
+    def matmul(A, B, C, accumulate, memory):
+        """C ← A · B, or C + A · B, without compilation."""
         C, A, B = C[:, : B.shape[1]], A[:, : B.shape[0]], B[:, : C.shape[1]]
         C[:] = C + A @ B if accumulate else A @ B
 
-    def transposed_matmul(A, B, C, accumulate, panel):
-        """C ← Aᵀ · B, or C + Aᵀ · B, where nothing is compiled."""
-        matmul(A.T[: C.shape[0]], B, C, accumulate, panel)
+    def transposed_matmul(A, B, C, accumulate, memory):
+        """C ← Aᵀ · B, or C + Aᵀ · B, without compilation."""
+        matmul(A.T[: C.shape[0]], B, C, accumulate, memory)
 
-    def matmul_transposed(A, B, C, panel):
-        """C ← A · Bᵀ, where nothing is compiled."""
+    def matmul_transposed(A, B, C, memory):
+        """C ← A · Bᵀ, without compilation."""
         C[:, : B.shape[0]] = A[:, : B.shape[1]] @ B.T

@@ -1,4 +1,4 @@
-"""The loop over a state of one byte an element: block by block decoded, updated, and encoded again."""
+"""The loop over a state of one byte per element, which decodes, updates and encodes it block by block."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,59 +19,59 @@ _dither, _largest, _block_scale = formula(storage.dither), formula(storage.large
 def loop_over_codes(spec: StepSpec, update_block: Callable[..., None]) -> Callable[..., None]:
     """Make the loop over elements `start:stop`, where `start` is a multiple of `CODE_BLOCK`.
 
-    `update_block` is the loop of the same step over states in the type computed with.
+    `update_block` is the loop of the same step over a state in the type computed with. `state` has the codes of each
+    state of the rule, then their scales, then the average and the copy of the parameters, if there are any.
     """
     states = len(spec.rule.states)
-    work, block_views, other_rows = stack_array(states * CODE_BLOCK), _block_views(states), _other_rows(spec)
+    work, block_views, other_arrays = stack_array(states * CODE_BLOCK), _block_views(states), _other_arrays(spec)
     decode, encode = _decoding(spec.rule), _encoding(spec.rule)
 
     @inner
-    def loop(p, g, rows, start, stop, shift, decay, scalars, extra):
+    def loop(p, g, state, start, stop, shift, decay, scalars, extra):
         memory = work(p)
         for a in range(start, stop, CODE_BLOCK):
             b = min(a + CODE_BLOCK, stop)
             at, to = a - shift, b - shift
             values = block_views(memory, b - a)
-            decode(rows, a, values)
-            update_block(
-                p[at:to], g[at:to], values + other_rows(rows, a, b, at, to), 0, b - a, 0, decay, scalars, extra
-            )
-            encode(rows, a, values, extra)
+            decode(state, a, values)
+            block_state = values + other_arrays(state, a, b, at, to)
+            update_block(p[at:to], g[at:to], block_state, 0, b - a, 0, decay, scalars, extra)
+            encode(state, a, values, extra)
 
     return loop
 
 
 def _block_views(states: int) -> Callable[..., Any]:
-    """Make the function that views working memory as a block of each state."""
+    """Make the function that views the working memory as one block for each state."""
     view = f"memory[{{k}} * {CODE_BLOCK} : {{k}} * {CODE_BLOCK} + size], "
     return inner(from_text("views(memory, size)", f"return ({repeated(view, states)})"))
 
 
-def _other_rows(spec: StepSpec) -> Callable[..., Any]:
-    """Make the function that views the rows after codes and scales: the average, and the copy."""
+def _other_arrays(spec: StepSpec) -> Callable[..., Any]:
+    """Make the function that views a block of the arrays after codes and scales: the average and the copy."""
     first = 2 * len(spec.rule.states)
-    average, copy = f"rows[{first}][a:b], " * spec.ema, f"rows[{first + spec.ema}][at:to], " * bool(spec.copy)
-    return inner(from_text("rest(rows, a, b, at, to)", f"return ({average}{copy})"))
+    average, copy = f"state[{first}][a:b], " * spec.ema, f"state[{first + spec.ema}][at:to], " * bool(spec.copy)
+    return inner(from_text("rest(state, a, b, at, to)", f"return ({average}{copy})"))
 
 
 def _decoding(rule: Rule) -> Callable[..., None]:
-    """Make the function that decodes a block of each state, the one from element `a` on."""
+    """Make the function that decodes the block from element `a` on, of each state."""
     states, codecs = len(rule.states), _codecs_of(rule)
     names = {f"decode{k}": codec.decode for k, codec in enumerate(codecs)}
-    lines = [f"decode{k}(rows[{k}], rows[{states + k}][a // {CODE_BLOCK}], a, values[{k}])" for k in range(states)]
-    return inner(from_text("decode(rows, a, values)", *lines, "pass", **names))
+    lines = [f"decode{k}(state[{k}], state[{states + k}][a // {CODE_BLOCK}], a, values[{k}])" for k in range(states)]
+    return inner(from_text("decode(state, a, values)", *lines, "pass", **names))
 
 
 def _encoding(rule: Rule) -> Callable[..., None]:
-    """Make the function that encodes a block of each state."""
+    """Make the function that encodes the block from element `a` on, of each state."""
     states, codecs = len(rule.states), _codecs_of(rule)
     names: dict[str, Any] = {f"encode{k}": codec.encode for k, codec in enumerate(codecs)} | {"SEED": SEED}
-    lines = [f"encode{k}(rows[{k}], rows[{states + k}], a, values[{k}], extra[SEED][{k}])" for k in range(states)]
-    return inner(from_text("encode(rows, a, values, extra)", *lines, "pass", **names))
+    lines = [f"encode{k}(state[{k}], state[{states + k}], a, values[{k}], extra[SEED][{k}])" for k in range(states)]
+    return inner(from_text("encode(state, a, values, extra)", *lines, "pass", **names))
 
 
 class _Codec(NamedTuple):
-    """How a block of a state is decoded and encoded."""
+    """Functions that decode and encode a block of a state."""
 
     decode: Callable[..., None]
     encode: Callable[..., None]
@@ -94,7 +94,7 @@ def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
         scale = _block_scale(_largest(values))
         scales[a // CODE_BLOCK] = scale
         inverse, first = np.float32(1) / scale, _dither(a, seed)
-        for j in range(np.uint64(values.size)):  # the dither of j, not of a + j: with 32 bits to an index, not 64
+        for j in range(np.uint64(values.size)):  # the dither of j instead of a + j: an index then takes 32 bits, not 64
             codes[np.uint64(a) + j] = code_of(values[j], inverse, _dither(j, first))
 
     return _Codec(decode, encode)

@@ -1,9 +1,9 @@
 """The network: forward, loss and backward, compiled, over views of one flat buffer.
 
-Reads from the inside out: what happens to a block of rows in one layer; forward and backward through all layers. The
-products are in `gemm.py`, activations and losses in modules of their own, called by their address; the epoch that calls
-`gradient` is in `engine.py`. At the end, the Python side: how parameters and data are laid out for the compiled
-functions, and prediction.
+Read from the inside out: a block of rows in one layer; then forward and backward through all layers. The products are
+in `matmul`; activations (`layers`) and losses have modules of their own and are called by address; the epoch that calls
+`gradient` is in `engine`. The Python side is at the end: parameters and data as the compiled functions take them, and
+prediction.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from scipy import sparse
 
-from fastadam._memory import writeable_view
+from fastadam._memory import ALIGNMENT, writeable_view
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.interrupts import UNWATCHED, Watch, begin, gives_up, is_halted
@@ -29,35 +29,70 @@ from fastadam.formulas.network import Samples
 FORWARD, BACKWARD = range(2)
 
 BLOCK_ROWS = 256
-"""Rows that go through the network at a time."""
+"""Rows that go through the network at a time, so that their activations stay in the cache of the core."""
 
 LARGE_PRODUCT = 2**28
-"""Multiplications of a product before which it is asked whether to go on: elsewhere from block to block."""
+"""Multiplications of a product from which a thread looks whether to give up before it, too, and not only between
+blocks."""
 
 MOMENT = 2**24
-"""Multiplications of a prediction that ends before anybody would interrupt it."""
+"""Multiplications of a prediction that is too short to be interrupted."""
+
+PAGE_BYTES = 4096
+"""Period of the addresses that share a place in an L1 cache."""
 
 
 class Layout(NamedTuple):
-    """Where everything of a network lies: in the parameters, and in the working memory of a block of rows."""
+    """Layout of a network in its parameters, and in the working memory of a block of rows."""
 
     units: Array
-    """Units of each layer, the input first: n_layers."""
+    """Units of each layer, from the input on; shape (n_layers,)."""
     columns: Array
-    """Elements from one row of each layer's activations to the next: n_layers; see `row_length`."""
+    """Elements from one row of the activations of each layer to the next, shape (n_layers,); see `row_length`."""
     weights: Array
-    """Offset of each weight matrix in the flat parameters: n_layers - 1."""
+    """Offset of each weight matrix in the flat parameters, shape (n_layers - 1,)."""
     biases: Array
-    """Offset of each bias in the flat parameters: n_layers - 1."""
+    """Offset of each bias in the flat parameters, shape (n_layers - 1,)."""
     functions: Array
-    """Addresses of the loops of each layer's activation, forward and, for training, backward: 2 x (n_layers - 1)."""
+    """Addresses of the loops of each activation, forward and, for training, backward; shape (2, n_layers - 1)."""
     widest: int
     """Elements of a row of the widest layer."""
     work: int
-    """Elements of working memory for a row: the activations of each layer and two areas of deltas; see `kept`."""
+    """Elements of working memory per row: the activations of each layer and two areas of deltas; see `kept`."""
     kept: int
-    """Where some derivative needs more than what came out of its layer: elements of a row from a layer's activations to
-    what it keeps for that, which doubles the working memory. Else 0."""
+    """Elements per row from the activations of a layer to what the layer keeps for its derivative, if some derivative
+    needs more than the output of its layer: this doubles the working memory. Otherwise 0."""
+
+
+class Dropout(NamedTuple):
+    """Dropout of the hidden units in one step."""
+
+    drop: int
+    """Address of `dropout.drop`, or 0 for no dropout."""
+    seed: int
+    step: int
+    rate: float
+
+
+NO_DROPOUT = Dropout(0, 0, 0, 0.0)
+
+
+class Worker(NamedTuple):
+    """All that a thread needs to send rows through the network."""
+
+    layout: Layout
+    p: Array
+    """The flat parameters."""
+    samples: Samples
+    work: Array
+    """Working memory for a block of rows."""
+    panel: Array
+    """Working memory for a matrix product."""
+    dropout: Dropout
+    watch: Array
+    """The words of a `Watch`."""
+    thread: int
+    """Number of the thread; 0 is the one that looks for signals."""
 
 
 # --- one layer, one block of rows -----------------------------------------------------------------------------------
@@ -115,22 +150,32 @@ def sparse_weight_gradient(samples, rows, D, G, accumulate):
 
 @inner
 def matrix(flat, offset, rows, columns):
-    """The view of `flat` from `offset` on as a matrix."""
+    """View `flat` from `offset` on as a matrix."""
     return view(flat, offset, (rows, columns))
 
 
-NO_DROPOUT = (0, 0, 0, 0.0)
-"""The address of `dropout.drop`, its seed, the step and the rate."""
+@inner
+def drop_units(dropout, Z, rows, units, layer):
+    """Drop units of a hidden layer, if there is dropout."""
+    if dropout.drop != 0:
+        _call(dropout.drop, (Z, rows, units, layer, dropout.seed, dropout.step, dropout.rate))
+
+
+@inner
+def gives_up_product(watch, thread, multiplications):
+    """Look whether to give up instead of making a product, if it is a large one."""
+    return multiplications >= LARGE_PRODUCT and gives_up(watch, thread)
 
 
 @inlined
-def forward(layout, p, samples, rows, work, panel, dropout, watch, thread):
-    """Run the rows through the network; returns the offset in `work` of the last layer's activations.
+def forward(worker, rows):
+    """Compute the activations of all layers in the working memory; return where those of the last layer begin.
 
-    The activations of layer k, a (rows, columns[k]) matrix, follow those of layer k - 1 in `work`, which begins with
-    the gathered input, or a gap in its place if the input is sparse. Where the call is to be given up, large products
-    are left out, and what lies there then means nothing.
+    The activations of layer k, one row per sample, come after those of layer k - 1. The working memory begins with the
+    gathered input, or with a gap in its place if the input is sparse. When giving up, large products are left out, and
+    the results mean nothing.
     """
+    layout, p, samples, work = worker.layout, worker.p, worker.samples, worker.work
     n, last = rows.size, layout.units.size - 1
     here, dense = 0, samples.X.shape[0] > 0
     if dense:
@@ -140,28 +185,29 @@ def forward(layout, p, samples, rows, work, panel, dropout, watch, thread):
         after = here + n * layout.columns[k]
         W = matrix(p, layout.weights[k], fan_in, fan_out)
         Z = matrix(work, after, n, layout.columns[k + 1])
-        if n * fan_in * fan_out >= LARGE_PRODUCT and gives_up(watch, thread):
+        if gives_up_product(worker.watch, worker.thread, n * fan_in * fan_out):
             Z[:] = 0
         elif k > 0 or dense:
-            matmul(matrix(work, here, n, layout.columns[k]), W, Z, False, panel)
+            matmul(matrix(work, here, n, layout.columns[k]), W, Z, False, worker.panel)
         else:
             sparse_forward(samples, rows, W, Z)
         K = matrix(work, after + n * layout.kept, n if layout.kept > 0 else 0, layout.columns[k + 1])
         _call(layout.functions[FORWARD, k], (Z, view(p, layout.biases[k], (fan_out,)), K))
-        if dropout[0] != 0 and k < last - 1:
-            _call(dropout[0], (Z, rows, fan_out, k, dropout[1], dropout[2], dropout[3]))
+        if k < last - 1:
+            drop_units(worker.dropout, Z, rows, fan_out, k)
         here = after
     return here
 
 
 @inlined
-def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout, watch, thread):
-    """Carry the deltas at `work[here:]` back through the network; the gradient is written to, or added to, `g`.
+def backward(worker, rows, here, g, accumulate):
+    """Carry the deltas at `work[here:]` back through the network; write the gradient to `g`, or add it there.
 
-    Deltas of the hidden layers alternate between two areas behind the activations.
+    The deltas of the hidden layers alternate between two areas after the activations.
     """
+    layout, p, samples, work, panel = worker.layout, worker.p, worker.samples, worker.work, worker.panel
     n, last = rows.size, layout.units.size - 1
-    behind, widest = here + n * layout.columns[last], n * layout.widest
+    areas, widest = here + n * layout.columns[last], n * layout.widest
     delta_at = here
     for k in range(last - 1, -1, -1):
         fan_in, fan_out = layout.units[k], layout.units[k + 1]
@@ -169,19 +215,18 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout
         D = matrix(work, delta_at, n, layout.columns[k + 1])
         G = matrix(g, layout.weights[k], fan_in, fan_out)
         A = matrix(work, before, n, layout.columns[k])
-        if n * fan_in * fan_out >= LARGE_PRODUCT and gives_up(watch, thread):
+        if gives_up_product(worker.watch, worker.thread, n * fan_in * fan_out):
             break
         if k > 0 or samples.X.shape[0] > 0:
             transposed_matmul(A, D, G, accumulate, panel)
         else:
             sparse_weight_gradient(samples, rows, D, G, accumulate)
         sum_rows(D, view(g, layout.biases[k], (fan_out,)), accumulate)
-        if k > 0:  # nobody needs the gradient of the input
-            delta_at = behind + (k % 2) * widest
+        if k > 0:  # the gradient of the input is not needed
+            delta_at = areas + (k % 2) * widest
             D_before = matrix(work, delta_at, n, layout.columns[k])
             matmul_transposed(D, matrix(p, layout.weights[k], fan_in, fan_out), D_before, panel)
-            if dropout[0] != 0:
-                _call(dropout[0], (D_before, rows, fan_in, k - 1, dropout[1], dropout[2], dropout[3]))
+            drop_units(worker.dropout, D_before, rows, fan_in, k - 1)
             X = matrix(work, before + n * layout.kept, n, layout.columns[k])
             _call(layout.functions[BACKWARD, k - 1], (D_before, X))
         here = before
@@ -189,7 +234,7 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout
 
 @inner
 def total_weight(samples, rows):
-    """Sum the weights of the samples: their number, if they have none."""
+    """Sum the weights of the samples, or count them if they have none."""
     if samples.weight.size == 0:
         return float(rows.size)
     total = 0.0
@@ -199,39 +244,44 @@ def total_weight(samples, rows):
 
 
 @inlined
-def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, panel, g, watch, thread):
+def gradient(worker, rows, loss, setting, scale, g):
     """Write the gradient of the loss over these rows, divided by `scale`, to `g`; return the weighted sum of the loss.
 
-    The rows go through the network in blocks whose activations stay in the core's own cache. Between blocks it is asked
-    whether to go on; if not, what was written means nothing.
+    The rows go through the network block by block. The thread looks whether to give up between blocks; if it does, the
+    results mean nothing.
     """
+    layout, samples, work, watch = worker.layout, worker.samples, worker.work, worker.watch
     total = 0.0
     for start in range(0, rows.size, BLOCK_ROWS):
-        if is_halted(watch) or (start > 0 and gives_up(watch, thread)):
+        if is_halted(watch) or (start > 0 and gives_up(watch, worker.thread)):
             break
         block = view(rows, start, (min(BLOCK_ROWS, rows.size - start),))
-        here = forward(layout, p, samples, block, work, panel, dropout, watch, thread)
+        here = forward(worker, block)
         Z = matrix(work, here, block.size, layout.columns[-1])
         total += _call_loss(loss, (Z, samples.y, samples.weight, block, scale, setting))
-        backward(layout, p, samples, block, work, here, g, start > 0, panel, dropout, watch, thread)
+        backward(worker, block, here, g, start > 0)
     return total
 
 
 @kernel
 def predict_rows(layout, p, samples, rows, work, panel, watch, out):
-    """Write the network's output for the samples `rows` to `out`, a block of rows at a time."""
+    """Write the output of the network for the samples `rows` to `out`, a block of rows at a time."""
     begin(watch)
+    worker = Worker(layout, p, samples, work, panel, NO_DROPOUT, watch, 0)
     for start in range(0, rows.size, BLOCK_ROWS):
         if start > 0 and gives_up(watch, 0):
             break
         block = view(rows, start, (min(BLOCK_ROWS, rows.size - start),))
-        here = forward(layout, p, samples, block, work, panel, NO_DROPOUT, watch, 0)
+        here = forward(worker, block)
         Z = matrix(work, here, block.size, layout.columns[-1])
         out[start : start + block.size] = Z[:, : out.shape[1]]
 
 
+# --- the Python side --------------------------------------------------------------------------------------------------
+
+
 def as_samples(X: Any, dtype: Any, y: Array | None = None, weight: Array | None = None) -> Samples:
-    """Bring validated data into the form that the kernels read, without a copy where it has that form already."""
+    """Convert validated data to the form that the kernels read, without a copy if it has that form already."""
     arrays = _no_samples(np.dtype(dtype))._asdict()
     if sparse.issparse(X):
         X = X.tocsr()
@@ -261,9 +311,9 @@ def samples_of_dense(X: Array) -> Samples:
 def layout_of(
     params: FlatBuffer, activations: Sequence[str] | None = None, *, training: bool = False, dropout: bool = False
 ) -> Layout:
-    """Where the weights and biases of a network with the shapes of `shapes_of` lie in its buffer.
+    """Describe how a network with the shapes of `shapes_of` lies in its buffer.
 
-    `activations` are those of the hidden layers: without them, the functions are still to be set. Only a layout for
+    `activations` are those of the hidden layers; without them, the functions are still to be set. Only a layout for
     training can go backward.
     """
     layers = range(len(params) // 2)
@@ -289,35 +339,36 @@ _NONE = np.zeros((2, 0), np.int64)
 
 @functools.cache
 def functions_of(activations: tuple[str, ...], dtype: np.dtype[Any], training: bool) -> Array:
-    """Addresses of the layers' functions; the output layer has the identity, whatever its loss makes of it."""
+    """Addresses of the functions of the layers; the output layer has the identity, for every loss."""
     forward_at = addresses((*activations, "identity"), dtype, backward=False)
     backward_at = addresses(activations, dtype, backward=True) if training else (0,) * len(activations)
     return np.array([forward_at, (*backward_at, 0)], object if JIT_DISABLED else np.int64)
 
 
 def row_length(units: int, itemsize: int) -> int:
-    """Elements from one row of activations to the next: a cache line more than the units where these fill whole pages.
+    """Elements from one row of activations to the next: one cache line more than the units if these fill whole pages.
 
-    Elements that stand below each other, which a transposed product reads together, would all fall into the same few
+    Otherwise the elements of a column, which a transposed product reads together, would all compete for the same few
     places of the cache.
     """
-    return units + 64 // itemsize if units * itemsize % 4096 == 0 else units
+    return units + ALIGNMENT // itemsize if units * itemsize % PAGE_BYTES == 0 else units
 
 
 def work_size(layout: Layout, rows: int) -> int:
-    """Elements of working memory for so many rows, which go through the network in blocks."""
+    """Elements of working memory for a number of rows, which go through the network in blocks."""
     return min(rows, BLOCK_ROWS) * layout.work
 
 
 def panel_size(dtype: np.dtype[Any]) -> int:
-    """Elements of the working memory of a matrix product."""
+    """Elements of working memory for a matrix product."""
     return PANEL_BYTES // dtype.itemsize
 
 
 def predict(layout: Layout, p: Array, samples: Samples, rows: Array, watch: Watch | None = None) -> Array:
-    """Outputs of the network with the flat parameters `p` for the samples `rows`, shape (len(rows), n_outputs).
+    """Compute the outputs of the network with the flat parameters `p` for the samples `rows`.
 
-    `watch` may end it in time, see `interrupts.OutOfTimeError`. What the handler of a signal raises always ends it.
+    The result has the shape (len(rows), n_outputs). `watch` may limit the time, see `interrupts.OutOfTimeError`. An
+    exception that the handler of a signal raises always ends it.
     """
     if watch is None and rows.size * p.size > MOMENT:
         watch = Watch()

@@ -1,7 +1,7 @@
 """Calls of compiled functions by address.
 
-A function that a large kernel calls by address is not compiled into it: it is compiled once, and not for each
-combination.
+A function that a large kernel calls by address is not compiled into it: it is compiled once, and not once per
+combination of such functions.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ if JIT_DISABLED:
 else:
 
     def address_of(compiled: Any, *arguments: Any) -> Any:
-        """Address of the machine code of a kernel for arguments of these types: an integer that kernels can call.
+        """Compile a kernel for arguments of these types; return the address of its machine code, an integer.
 
         The code lives as long as the kernel.
         """
@@ -33,8 +33,7 @@ else:
         return int(overload.library.get_pointer_to_function(overload.fndesc.llvm_func_name))
 
     def call_pointer(result: Any) -> Any:
-        """Make the function that calls the one at an address, with arguments of exactly the types given to
-        `address_of`."""
+        """Make the function that calls the one at an address; the arguments must have exactly the types it has."""
 
         @intrinsic
         def call(typingctx, address, arguments):

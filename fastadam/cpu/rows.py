@@ -1,7 +1,7 @@
-"""Lazy Adam over a table: a step names rows, updates those alone, and costs as much as they do.
+"""Lazy Adam over a table: a step updates only the rows that it names, at a cost in proportion to them.
 
-Reads from the inside out: `_chained` finds the rows that are named more than once, `_summed` adds their gradients,
-`rows_kernel` runs the rule over each row and is what Python launches. The optimizer comes last.
+Read from the inside out: `_chained` finds the rows that are named more than once, `_summed` adds their gradients,
+`rows_update` runs the rule over each row, and `rows_kernel` is launched from Python.
 """
 
 import functools
@@ -18,29 +18,26 @@ from fastadam.cpu.views import array_at, cast_like, prefetch
 from fastadam.formulas.step import HYPER, StepSpec
 
 AHEAD = 4
-"""How many rows ahead of the one at work the memory is asked for: rows lie anywhere, so no processor foresees them.
+"""Number of rows by which prefetching is ahead of the update: no processor can predict where the next rows lie.
 
-It makes steps 1.5 to 1.8 times as fast where the table lies in memory and not in cache; 2 and 8 are no better.
+It makes steps 1.5 to 1.8 times as fast if the table lies in memory and not in cache; 2 and 8 are no better.
 """
-
-# --- the kernel -------------------------------------------------------------------------------------------------------
 
 
 @inner
 def _chained(rows, places):
     """Chain the occurrences of each row, in the order given.
 
-    Returns how many rows there are, each counted once, and three arrays: row number s is `distinct[s]`, which occurs at
-    `first[s]` in `rows`, then at `following[first[s]]`, and so on until that is negative. If an element of `rows` is no
-    row of the table, its position is returned in place of the count, as `-1 - position`.
+    Returns the number of distinct rows and three arrays. Distinct row s is `distinct[s]`; it occurs at `first[s]` in
+    `rows`, then at `following[first[s]]`, and so on until that is negative. If an element of `rows` is not a row of the
+    table, `-1 - position` is returned in place of the number.
 
-    `places[row]` is the number of a row, or anything if it has none yet, and it has one just where `distinct` agrees
-    (Briggs & Torczon, "An efficient representation for sparse sets", 1993): one pass, in the order given, for which
-    nothing is sorted or cleared, at eight bytes a row of the table. Sorting took four times as long.
+    `places[row]` is the number s of a row; if the row has none yet, it is any number, with which `distinct` disagrees
+    (Briggs & Torczon, "An efficient representation for sparse sets", 1993). This takes a single pass, in which nothing
+    is sorted or cleared, and eight bytes per row of the table. Sorting took four times as long.
     """
-    distinct, first, last, following = (
-        np.empty_like(rows), np.empty_like(rows), np.empty_like(rows), np.empty_like(rows),
-    )  # fmt: skip
+    distinct, first = np.empty_like(rows), np.empty_like(rows)
+    last, following = np.empty_like(rows), np.empty_like(rows)
     count = 0
     for i in range(rows.size):
         row = rows[i]
@@ -59,7 +56,7 @@ def _chained(rows, places):
 
 @inner
 def _summed(grads, dim, i, following, total):
-    """The sum of a row's gradients in the order given, from the one at i on: left in `total` if there are several."""
+    """Sum the gradients of a row in the order given, from the one at i on; `total` is used if there are several."""
     g = grads[i * dim : (i + 1) * dim]
     i = following[i]
     if i < 0:
@@ -74,7 +71,7 @@ def _summed(grads, dim, i, following, total):
 
 @inner
 def _prefetch(array, start, stop):
-    """Begin to load the elements `start:stop`, which may begin and end within a cache line."""
+    """Prefetch the elements `start:stop`, which may begin and end within a cache line."""
     for i in range(start, stop, ALIGNMENT // array.itemsize):
         prefetch(array, i)
     prefetch(array, stop - 1)
@@ -82,7 +79,7 @@ def _prefetch(array, start, stop):
 
 @inner
 def _after_rest(scalars, missed, group):
-    """The scalars of a step in which the old moments decay for `missed` more steps, as without a gradient."""
+    """Scalars of a step in which the old moments also decay for `missed` steps without a gradient."""
     step_size, root_factor, _, one_minus_beta1, _, one_minus_beta2, eps = scalars
     beta1, beta2 = math.pow(group[HYPER + 1], missed + 1.0), math.pow(group[HYPER + 2], missed + 1.0)
     return step_size, root_factor, beta1, one_minus_beta1, beta2, one_minus_beta2, eps
@@ -90,20 +87,21 @@ def _after_rest(scalars, missed, group):
 
 @functools.cache
 def rows_update(spec: StepSpec) -> Callable[..., None]:
-    """The update of every `parts`-th row, from the one numbered `part` on, each row by one thread alone.
+    """Make the function that updates every `parts`-th distinct row, from number `part` on.
 
-    Rows that occur often tend to come first, so that a thread that took the first half would have more to add up.
+    Rows that occur often tend to come first: a thread that took the first half would have more gradients to sum.
     """
     loop, scalars_of = element_loop(spec), step_scalars(spec.rule)
 
     @inner
-    def update(p, m, v, grads, chains, dim, last_step, group, t, part, parts):
+    def update(table, grads, chains, dim, last_step, group, t, part, parts):
+        p, m, v = table
         count, distinct, first, following = chains
         total, scalars, no_decay = np.empty(dim, m.dtype), scalars_of(m, t, group), m.dtype.type(0)
         for k in range(part, count, parts):
             if k + AHEAD * parts < count:
                 row = distinct[k + AHEAD * parts]
-                for array in (p, m, v):
+                for array in table:
                     _prefetch(array, row * dim, (row + 1) * dim)
                 if last_step.size > 0:
                     prefetch(last_step, row)
@@ -122,10 +120,10 @@ def rows_update(spec: StepSpec) -> Callable[..., None]:
 
 @functools.cache
 def rows_kernel(spec: StepSpec, parallel: bool) -> Callable[..., int]:
-    """One step over some rows, in any order, of the table at `p_at`, with their gradients at `g_at`.
+    """Compile a step over some rows, in any order, of the table at `p_at`, with their gradients at `g_at`.
 
-    Serial or parallel, with the same bits. Returns the number of different rows; or, if there is one that the table
-    does not have, `-1 - its position`, and has changed nothing then.
+    The serial and the parallel form give the same bits. The kernel returns the number of distinct rows; if the table
+    does not have a row, it returns `-1 - its position` and changes nothing.
     """
     update = rows_update(spec)
 
@@ -137,7 +135,7 @@ def rows_kernel(spec: StepSpec, parallel: bool) -> Callable[..., int]:
             p, grads = array_at(p_at, m.size, m), array_at(g_at, rows.size * dim, m)
             parts = get_num_threads()
             for part in prange(parts):
-                update(p, m, v, grads, chains, dim, last_step, group, t, part, parts)
+                update((p, m, v), grads, chains, dim, last_step, group, t, part, parts)
             return chains[0]
 
         return parallel_rows
@@ -146,7 +144,7 @@ def rows_kernel(spec: StepSpec, parallel: bool) -> Callable[..., int]:
     def serial_rows(p_at, m, v, rows, g_at, dim, places, last_step, group, t):
         chains = _chained(rows, places)
         p, grads = array_at(p_at, m.size, m), array_at(g_at, rows.size * dim, m)
-        update(p, m, v, grads, chains, dim, last_step, group, t, 0, 1)
+        update((p, m, v), grads, chains, dim, last_step, group, t, 0, 1)
         return chains[0]
 
     return serial_rows

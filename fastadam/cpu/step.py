@@ -1,8 +1,8 @@
 """The one-pass step over many arrays, serial and parallel.
 
-Read from the inside out: `element.element_loop` is a rule, with all that is done in the same pass, in a loop over flat
+Read from the inside out: `element.element_loop` is a rule, and all that is done in the same pass, in a loop over flat
 arrays; `array_blocks` runs it over the virtual concatenation of any number of arrays; `step_kernel` is launched from
-Python. The factories take what is fixed for the life of an optimizer, a `StepSpec`, as constants, so that the loops
+Python. The factories take a `StepSpec`, which is fixed for the life of an optimizer, as a constant, so that the loops
 have no branches; everything is compiled on first use.
 """
 
@@ -27,9 +27,9 @@ _seed_of = formula(storage.seed_of)
 
 
 @functools.cache
-def row_reader(spec: StepSpec, dtype: DTypeLike) -> Callable[..., Any]:
-    """Make the function that turns the addresses of the rows of the state into arrays."""
-    rule, parts = spec.rule, []
+def state_reader(spec: StepSpec, dtype: DTypeLike) -> Callable[..., Any]:
+    """Make the function that returns the arrays of the state, given their addresses."""
+    rule = spec.rule
     whole = {"": empty_of(dtype), "bfloat16": empty_of(np.uint16), "uint8": empty_of(np.uint8)}[spec.state]
     kinds: list[Any] = [whole for _ in rule.states]
     if spec.state == "uint8":
@@ -37,26 +37,24 @@ def row_reader(spec: StepSpec, dtype: DTypeLike) -> Callable[..., Any]:
     kinds += [empty_of(dtype)] * spec.ema
     parts = [f"array_at(state_addresses[{k}], size, like{k}), " for k in range(len(kinds))]
     likes = {f"like{k}": like for k, like in enumerate(kinds)}
-    return inner(from_text("rows(state_addresses, size)", f"return ({''.join(parts)})", array_at=array_at, **likes))
+    return inner(from_text("state(state_addresses, size)", f"return ({''.join(parts)})", array_at=array_at, **likes))
 
 
 @functools.cache
 def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
     """Make the loop over elements `start:stop` of the virtual concatenation of separate arrays.
 
-    `segments` says where they lie, `state_addresses` has the addresses of the rows of the state, and `settings` a row
-    of hyper-parameters for each group.
+    `segments` describes the arrays, `state_addresses` has the address of each state, and `settings` a row of
+    hyper-parameters for each group.
     """
-    apply, read_rows, scalars_of = _application(spec, dtype), row_reader(spec, dtype), step_scalars(spec.rule)
+    apply, read_state, scalars_of = _application(spec, dtype), state_reader(spec, dtype), step_scalars(spec.rule)
     extra_of, like = _extra(spec), empty_of(dtype)
 
     @inner
     def blocks(segments, state_addresses, settings, t, start, stop):
         extra = extra_of(like, settings, t)
-        rows, k = (
-            read_rows(state_addresses, segments[OFFSET, -1]),
-            np.searchsorted(segments[OFFSET], start, side="right") - 1,
-        )
+        state = read_state(state_addresses, segments[OFFSET, -1])
+        k = np.searchsorted(segments[OFFSET], start, side="right") - 1
         group = segments[GROUP, k]
         scalars, decay = scalars_of(like, t, settings[group]), cast_like(like, (settings[group, DECAY],))
         while start < stop:
@@ -65,7 +63,7 @@ def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
                 if segments[GROUP, k] != group:
                     group = segments[GROUP, k]
                     scalars, decay = scalars_of(like, t, settings[group]), cast_like(like, (settings[group, DECAY],))
-                apply(segments, k, rows, start, min(last, stop), decay[0], scalars, extra)
+                apply(segments, k, state, start, min(last, stop), decay[0], scalars, extra)
             k += 1
             start = segments[OFFSET, k]
 
@@ -73,36 +71,36 @@ def array_blocks(spec: StepSpec, dtype: str) -> Callable[..., None]:
 
 
 def _application(spec: StepSpec, dtype: str) -> Callable[..., None]:
-    """Make the function that runs the loop over elements `start:stop` of the concatenation, all in segment k."""
+    """Make the function that runs the loop over elements `start:stop` of the concatenation, all of segment k."""
     if spec.sums:
         return _application_to_sums(spec, dtype)
     loop, with_copy = element_loop(spec), _copy_reader(spec)
     like, like_g = empty_of(dtype), empty_stored(dtype, spec.grad)
 
     @inner
-    def apply(segments, k, rows, start, stop, decay, scalars, extra):
+    def apply(segments, k, state, start, stop, decay, scalars, extra):
         size = segments[SIZE, k]
         p, g = array_at(segments[P_AT, k], size, like), array_at(segments[G_AT, k], size, like_g)
-        rows = with_copy(rows, segments[COPY_AT, k], size)
-        loop(p, g, rows, start, stop, segments[OFFSET, k], decay, scalars, extra)
+        state = with_copy(state, segments[COPY_AT, k], size)
+        loop(p, g, state, start, stop, segments[OFFSET, k], decay, scalars, extra)
 
     return apply
 
 
 def _application_to_sums(spec: StepSpec, dtype: str) -> Callable[..., None]:
-    """The same for several rows of gradients, which are summed piece by piece in cache."""
+    """Make the same function for several rows of gradients, which are summed piece by piece in cache."""
     loop, with_copy = element_loop(spec._replace(zero_grad=False, grad="")), _copy_reader(spec)
     sum_rows, work, like = gradient_sum(dtype, spec.grad), stack_array(SUM_BLOCK), empty_of(dtype)
     like_g, zero_grad, itemsize = empty_stored(dtype, spec.grad), spec.zero_grad, np.dtype(dtype).itemsize
 
     @inner
-    def apply(segments, k, rows, start, stop, decay, scalars, extra):
+    def apply(segments, k, state, start, stop, decay, scalars, extra):
         total, first = work(like), segments[OFFSET, k]
         for a in range(start, stop, SUM_BLOCK):
             size, at = min(SUM_BLOCK, stop - a), a - first
             sum_rows(segments, k, at, total[:size])
             p = array_at(segments[P_AT, k] + at * itemsize, size, like)
-            rest = with_copy(rows, segments[COPY_AT, k] + 2 * at, size)
+            rest = with_copy(state, segments[COPY_AT, k] + 2 * at, size)  # two bytes each
             loop(p, total, rest, a, a + size, a, decay, scalars, extra)
         if zero_grad:
             for row in range(G_AT, segments.shape[0]):
@@ -112,16 +110,16 @@ def _application_to_sums(spec: StepSpec, dtype: str) -> Callable[..., None]:
 
 
 def _copy_reader(spec: StepSpec) -> Callable[..., Any]:
-    """Make the function that appends the copy of a segment to the rows, if there is one."""
+    """Make the function that appends the copy of a segment to the state, if there is one."""
     if not spec.copy:
-        return inner(lambda rows, at, size: rows)
+        return inner(lambda state, at, size: state)
     like = empty_of(np.uint16)
-    return inner(lambda rows, at, size: rows + (array_at(at, size, like),))  # noqa: RUF005 a tuple of unlike types
+    return inner(lambda state, at, size: state + (array_at(at, size, like),))  # noqa: RUF005 a tuple of unlike types
 
 
 @functools.cache
 def step_kernel(spec: StepSpec, dtype: str, parallel: bool) -> Callable[..., None]:
-    """Compile one step over separate arrays in one call; the serial and the parallel form have the same bits."""
+    """Compile the step over separate arrays, a single call; the serial and the parallel form give the same bits."""
     blocks, cached, name = array_blocks(spec, dtype), spec.rule.cached, f"{spec}_{dtype}"
     if parallel:
 
@@ -142,7 +140,7 @@ def step_kernel(spec: StepSpec, dtype: str, parallel: bool) -> Callable[..., Non
 
 
 def _extra(spec: StepSpec) -> Callable[..., Any]:
-    """Make the function that reads the extra scalars, and adds a seed for each dithered state."""
+    """Make the function that reads the extra scalars, and appends a seed for each dithered state."""
     take = taker(0, SEED)
     count = len(spec.rule.states) if spec.state else 0
     seeds = inner(from_text("seeds(t)", f"return ({repeated('seed_of(t, {k}), ', count)})", seed_of=_seed_of))

@@ -1,4 +1,4 @@
-"""What makes the steps of an optimizer whose parameters lie on the host; `formulas.stepper` has the protocol."""
+"""Steppers of optimizers whose parameters lie on the host; `formulas.stepper` has the protocol."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +31,14 @@ class HostStepper:
     group_of : ndarray of int64
         The group of each array.
     initial : mapping of str to float
-        The states that do not begin as zeros.
+        Initial values of the states that do not begin as zeros.
 
     Attributes
     ----------
     spec : StepSpec
-        What a step does.
+        Description of a step.
     state_addresses : ndarray of int64
-        Where each state begins: flat arrays that live as long as the stepper.
+        Address of each state; the states are flat arrays that live as long as the stepper.
     """
 
     def __init__(self, arrays: HostArrays, plan: StepPlan, group_of: Array, initial: Mapping[str, float]) -> None:
@@ -54,8 +54,8 @@ class HostStepper:
         self._write_settings(plan)
 
     def configure(self, plan: StepPlan) -> None:
-        """Take settings for the next steps: the table that the kernels read, and the kernel."""
-        if plan.spec != self.spec:  # to find a kernel takes longer than all else here
+        """Use other settings in the next steps."""
+        if plan.spec != self.spec:  # finding a kernel takes longer than all else here
             self._use(plan.spec)
         carried = self.carried
         self._write_settings(plan)
@@ -70,16 +70,16 @@ class HostStepper:
         self._is_plain = plan.max_norm is None and plan.on_nonfinite == "ignore"
         extra = [1.0, plan.clip_value or math.inf, 1.0 - (plan.ema_decay or 0.0)]
         self._settings = settings_table(extra, plan.groups)
-        if self._carry is not None:  # views of the table, each step's Python would show
+        if self._carry is not None:  # views of the table, which would take time in each step
             self._hyper = self._settings[EXTRA + 1 :, HYPER : HYPER + len(plan.spec.rule.hyper)]
             self._carried = self._settings[EXTRA + 1 :, carried_column(plan.spec.rule)]
 
     # --- stepping -----------------------------------------------------------------------------------------------------
 
     def step(self, grads: Sequence[Arrays], grad_scale: float | None = None, stream: Any = None) -> None:
-        """Make a step with the sum of the gradients, each in the structure of the parameters, divided by their scale.
+        """Make a step with the sum of the gradients, each in the structure of the parameters, divided by `grad_scale`.
 
-        The usual step, of one gradient that nothing is done with first, is here as a whole: calls would show.
+        The usual step, with a single gradient that needs no preparation, is written out here, to save calls.
         """
         if len(grads) != 1 or grad_scale is not None or stream is not None or not self._is_plain:
             self._step_with_care(grads, grad_scale, stream)
@@ -88,13 +88,13 @@ class HostStepper:
         located = arrays.locate(grads[0], self._zero_grad)
         kernel = self._serial_kernel if arrays.nbytes < PARALLEL_BYTES else self._kernel(self.spec)
         kernel(arrays.segments, self.state_addresses, self._settings, t)
-        del located  # until here it kept alive what lies at the addresses
+        del located  # until here, it kept the arrays at the addresses alive
         self.t = t
         if self._carry is not None:
             self._carry_on(self._carry)
 
     def _step_with_care(self, grads: Sequence[Arrays], grad_scale: float | None, stream: Any) -> None:
-        """A step of several gradients, or one that looks at the gradient's norm first, or scales it."""
+        """Make a step with several gradients, or one that first checks the norm of the gradient, or scales it."""
         if stream is not None:
             raise TypeError(f"stream must be None where params lie on the host, got {stream!r}")
         arrays, spec, scale = self.arrays, self.spec, 1.0 if grad_scale is None else grad_scale
@@ -116,13 +116,13 @@ class HostStepper:
             self._carry_on(self._carry)
 
     def _carry_on(self, carry: Callable[..., float]) -> None:
-        """Change what the rule carries, as the step just made does."""
+        """Update the value that the rule carries from step to step, after step `self.t`."""
         t, carried = self.t, self._carried
         for group, hyper in enumerate(self._hyper.tolist()):
             carried[group] = carry(t, *hyper)
 
     def _gradient_factor(self, table: Array, scale: float) -> float | None:
-        """What to multiply the gradient with: the scale undone, the norm clipped; None if the step is skipped."""
+        """Factor of the gradient, which undoes the scale and clips the norm; None to skip the step."""
         if self._is_plain:
             return 1.0 / scale
         threads = self._threads
@@ -147,16 +147,16 @@ class HostStepper:
     # --- settings and state -------------------------------------------------------------------------------------------
 
     def group_settings(self, group: int) -> Array:
-        """A group's row of the table itself: for an engine that makes steps on this state, and carries on in this row.
+        """View the row of a group in the table, for an engine that makes steps on this state and updates this row.
 
-        It is good until the settings change.
+        The view is valid until the settings change.
         """
         row: Array = self._settings[EXTRA + 1 + group]
         return row
 
     @property
     def carried(self) -> list[float]:
-        """What the rule carries from step to step, for each group; it has its place in the table only."""
+        """The value that the rule carries from step to step, per group; it is kept only in the table."""
         return [] if self._carry is None else self._carried.tolist()
 
     @carried.setter
@@ -166,7 +166,7 @@ class HostStepper:
 
     @property
     def state(self) -> dict[str, Array]:
-        """The state by its names, and not a copy; the masters of parameters in two bytes belong to it."""
+        """The state by name, not copied; it includes the masters of parameters that are stored in two bytes."""
         return self._state | ({} if self.arrays.masters is None else {"master": self.arrays.masters})
 
     def state_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -184,7 +184,7 @@ class HostStepper:
 
 
 def _initial_state(arrays: HostArrays, spec: StepSpec, initial: Mapping[str, float]) -> dict[str, Array]:
-    """Each state of the rule, zeros; with codes, the scales of each; the average of the parameters."""
+    """Allocate each state of the rule, the scales if states are codes, and the average of the parameters."""
     size, dtype, names, packed = arrays.size, arrays.dtype, spec.rule.states, spec.state
     kind = {"": dtype, "bfloat16": np.dtype(np.uint16), "uint8": np.dtype(np.uint8)}[packed]
     state = {name: aligned_zeros(size, kind) for name in names}
@@ -192,14 +192,14 @@ def _initial_state(arrays: HostArrays, spec: StepSpec, initial: Mapping[str, flo
         state |= {f"{name}_scale": aligned_zeros(size // CODE_BLOCK, dtype) for name in names}
     for name, value in initial.items():
         if packed == "uint8":
-            state[name][:], state[f"{name}_scale"][:] = 255, value / LARGEST_CODE
+            state[name][:], state[f"{name}_scale"][:] = np.iinfo(np.uint8).max, value / LARGEST_CODE
         else:
             state[name][:] = bfloat16_bits(np.array([value], dtype)) if packed else value
     return state | {"ema": arrays.concatenated()} if spec.ema else state
 
 
 def _make_copies(arrays: HostArrays, form: str) -> Any:
-    """Copies of the parameters in two bytes, in their structure, whose addresses are noted in the table of segments."""
+    """Copy the parameters to two bytes each, in their structure, and write the addresses to the table of segments."""
     with np.errstate(over="ignore"):
         whole = arrays.concatenated()
         flat = bfloat16_bits(whole) if form == "bfloat16" else whole.astype(np.float16)
@@ -218,7 +218,7 @@ class RowStepper(HostStepper):
     arrays, plan, group_of, initial
         As for `HostStepper`.
     catch_up : bool
-        Let the moments of a row decay for the steps that did not name it; `state["last_step"]` is what these need.
+        Whether the moments of a row decay for the steps that did not name it; `state["last_step"]` is kept for this.
 
     Attributes
     ----------
@@ -241,10 +241,10 @@ class RowStepper(HostStepper):
         self._serial_rows, self._parallel_rows = (rows_kernel(self.spec, parallel) for parallel in (False, True))
 
     def step_rows(self, rows: Array, grads: Array) -> int:
-        """Make a step of some rows, 64-bit integers, with their contiguous gradients.
+        """Make a step of some rows, given as 64-bit integers, with their contiguous gradients.
 
-        Returns a number below 0 if the table does not have one of the rows, `-1 - its position`, and has changed
-        nothing then.
+        Returns the number of distinct rows. If the table does not have a row, returns `-1 - its position` and changes
+        nothing.
         """
         threads = parallel_threads() if grads.nbytes >= PARALLEL_BYTES else 1
         step = on_threads(threads, self._parallel_rows if threads > 1 else self._serial_rows)

@@ -8,7 +8,7 @@ DECODERS = {
     "float16": formula(storage.from_float16),
     "bfloat16": formula(storage.from_bfloat16),
 }
-"""Functions that return the value of a number in a form of storage, in the type computed with."""
+"""Functions that return the value of a stored number in the type computed with, by form of storage."""
 
 ENCODERS = {"": None, "float16": formula(storage.to_float16), "bfloat16": formula(storage.to_bfloat16)}
-"""Functions that return the bits of the nearest number in a form of storage."""
+"""Functions that return the bits of the nearest number, by form of storage; None if numbers are stored as they are."""

@@ -1,8 +1,8 @@
 """The processor that Numba compiles for, which need not be the one that it runs on.
 
-`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` can name another one. What the package's code depends on is therefore taken
-from Numba's own code generator, once, and from nowhere else: code that a cache keeps for a target then fits the memory
-that it is given, on every host.
+`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` can name another processor. All properties that the code of the package
+depends on therefore come from Numba's own code generator: cached code for a target then agrees with the sizes of the
+memory that it is given, on every host.
 """
 
 import re
@@ -12,7 +12,7 @@ import llvmlite.binding as llvm
 from numba.core.registry import cpu_target
 
 _WIDE_AT_FULL_CLOCK = ("znver4", "znver5")
-"""Processors that compute with vectors of 64 bytes at the clock rate of narrower ones."""
+"""Processors that compute with vectors of 64 bytes without lowering their clock rate."""
 
 _PROBE = """
 declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)
@@ -45,19 +45,19 @@ class Target:
 
     name: str
     fused: bool
-    """Whether a fused multiply-add is an instruction: elsewhere it is a call of the C library for each number."""
+    """Whether a fused multiply-add is an instruction, instead of a call of the C library for each number."""
     masked: bool
-    """Whether one instruction loads or stores some lanes of a vector: elsewhere that is a branch for each lane."""
+    """Whether one instruction loads or stores some lanes of a vector, instead of a branch for each lane."""
     halves: bool
-    """Whether float16 is converted by an instruction: elsewhere by a function of the compiler's own library."""
+    """Whether an instruction converts float16, instead of a function of the compiler's library."""
     vector_bytes: int
     """Width of the vectors to compute with."""
     many_registers: bool
-    """Whether there are 32 registers of that width, and not 16."""
+    """Whether there are 32 registers of that width instead of 16."""
 
 
 def target_of(triple: str, name: str, features: str) -> Target:
-    """Describe a processor, given as LLVM is: by its name, and by features that it has (+) or lacks (-) besides."""
+    """Describe a processor, given in LLVM's terms: its name, and features that it has (+) or lacks (-) beyond these."""
     arm = triple.startswith(("aarch64", "arm"))
     if not re.match("x86_64|i.86", triple):
         return Target(name, fused=True, masked=False, halves=arm, vector_bytes=16, many_registers=arm)
@@ -70,7 +70,7 @@ def target_of(triple: str, name: str, features: str) -> Target:
 
 
 def _instructions(triple: str, name: str, features: str) -> set[str]:
-    """Name those of the instruction sets in question that code for this target may use."""
+    """Find which of the relevant instruction sets code for this target may use."""
     host = llvm.get_host_cpu_features()
     if features != host.flatten():
         return probed_instructions(triple, name, features)
@@ -79,9 +79,9 @@ def _instructions(triple: str, name: str, features: str) -> set[str]:
 
 
 def probed_instructions(triple: str, name: str, features: str) -> set[str]:
-    """Find them in code that is compiled for it, which takes some milliseconds.
+    """Find these instruction sets by compiling a probe, which takes a few milliseconds.
 
-    Only LLVM knows which features a name implies, or another feature.
+    Only LLVM knows which features follow from the name of a processor or from another feature.
     """
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
     code = machine.emit_assembly(llvm.parse_assembly(_PROBE))
@@ -96,4 +96,4 @@ def probed_instructions(triple: str, name: str, features: str) -> set[str]:
 
 
 TARGET = target_of(*cpu_target.target_context.codegen().magic_tuple())
-"""What this process compiles for."""
+"""The target of this process."""

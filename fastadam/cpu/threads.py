@@ -1,7 +1,7 @@
-"""Whether a Numba parallel region may be launched, and on how many threads.
+"""Threads of Numba's parallel regions: how many, and whether a region is safe.
 
-GNU OpenMP ends a forked child that enters a parallel region when its parent had entered one, and Numba's workqueue
-layer aborts when two threads launch at once. In both cases the serial kernels give the same bits, so they are used.
+GNU OpenMP ends a forked child that enters a parallel region if its parent had entered one, and Numba's workqueue layer
+aborts if two threads launch regions at once. In both cases the serial kernels are used, which give the same bits.
 """
 
 import functools
@@ -19,7 +19,7 @@ _inherited_layer: str | None = None
 
 @functools.cache
 def _layer() -> str:
-    with unbound():  # starts the layer, which has no name before
+    with unbound():  # starts the layer, which has no name before that
         numba.get_num_threads()
     return str(numba.threading_layer())
 
@@ -37,7 +37,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def parallel_threads() -> int:
-    """Threads for a parallel region: no more than the limits allow, and 1 also where a region is not safe."""
+    """Number of threads for a parallel region, within all limits; 1 if a region is not safe."""
     if _inherited_layer not in (None, "tbb"):
         return 1
     threads = min(_available(int(10 * time.monotonic())), openmp_threads())
@@ -48,13 +48,13 @@ def parallel_threads() -> int:
 
 @functools.lru_cache(maxsize=1)
 def _available(tenth: int) -> int:
-    """Threads of the process, read ten times per second: as often as there are steps, it would show in small ones."""
+    """Threads of the process, read ten times per second: reading them at each step would slow down small steps."""
     return available_threads()
 
 
 def on_threads(threads: int, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel, run on that many of Numba's threads, whose number stays as it was for everybody else."""
-    if threads == 1 or threads == numba.get_num_threads():  # one thread runs a serial kernel
+    """Run a kernel on a number of Numba's threads, and restore the number afterwards."""
+    if threads == 1 or threads == numba.get_num_threads():  # a single thread runs a serial kernel
         return kernel
     return functools.partial(_run_on, threads, kernel)
 
@@ -69,8 +69,8 @@ def _run_on(threads: int, kernel: Callable[..., Any], *arguments: Any) -> Any:
 
 
 PARALLEL_BYTES = 256 * 1024
-"""Size of the parameters from which two threads win. Between threads that never slept they win from half of this on;
-but most programs do something else between two steps, and waking a thread costs what it then saves."""
+"""Size of the parameters from which a second thread wins. If the threads never sleep, it wins from half of this size
+on; but most programs do other work between two steps, and then waking a thread costs as much as it saves."""
 
 BLOCK = 4_096
-"""Elements that a thread takes at a time: the state of a block stays in its L1 cache."""
+"""Elements that a thread takes at a time. The blocks of a norm have this size, so its bits depend on it."""

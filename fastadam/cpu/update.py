@@ -2,37 +2,60 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
 
+from fastadam._typing import Array
 from fastadam.cpu.element import element_loop, step_scalars
 from fastadam.cpu.jit import formula, inner, kernel
 from fastadam.cpu.matmul import squared_norm
 from fastadam.cpu.pointers import address_of
-from fastadam.cpu.step import row_reader
+from fastadam.cpu.step import state_reader
 from fastadam.cpu.team import finisher
 from fastadam.cpu.views import cast_like, taker, view
 from fastadam.formulas.rules import Rule
 from fastadam.formulas.step import DECAY, HYPER, StepSpec, carried_column, clipping
 
 CHUNK = 1024
-"""Elements of the flat buffer that are updated together; the penalty is summed chunk by chunk."""
+"""Elements of the flat buffer that are updated together, while their gradients are in cache. The norm of the weights is
+summed chunk by chunk, so its bits depend on this number."""
 
 GRADIENT, UPDATE, SUM = range(1, 4)
+"""Kinds of the phases of a step: the gradient of each slice; the update of the parameters; the sum of the gradient, if
+it is clipped before the update."""
+
+
+class Buffer(NamedTuple):
+    """The flat buffer of a network, and all that an update of it reads and writes."""
+
+    weights: Array
+    """Offset of each weight matrix."""
+    biases: Array
+    """Offset of each bias."""
+    p: Array
+    """The parameters."""
+    g: Array
+    """A row of gradients for each slice of each thread, shape (threads, slices, elements)."""
+    state_addresses: Array
+    """Address of each state of the optimizer."""
+    group: Array
+    """The row of hyper-parameters, and at its end the factor of the gradient."""
+    norms: Array
+    """A squared norm per chunk: of the weights after an update, of the gradient after a sum."""
 
 
 @inner
 def row_of(matrix, i):
-    """A row of a contiguous matrix."""
+    """View a row of a contiguous matrix."""
     return view(matrix, i * matrix.shape[1], (matrix.shape[1],))
 
 
 @inner
 def add_slices(g, control, slices, start, stop):
-    """Sum the lanes' gradients of elements `start:stop` into those of the first lane, in the order of the lanes."""
+    """Add the gradients of elements `start:stop` of all slices, in their order, to those of the first; return these."""
     summed = g[finisher(control, 0, GRADIENT), 0]
     for slice_ in range(1, slices):
         row = g[finisher(control, slice_, GRADIENT), slice_]
@@ -43,17 +66,19 @@ def add_slices(g, control, slices, start, stop):
 
 @functools.cache
 def update_kernel(spec: StepSpec, dtype: str) -> Callable[..., None]:
-    """Update chunks of the flat buffer, in one pass: sum the lanes, note the weights' norm, apply the rule.
+    """Make the kernel that updates chunks `first:last` in one pass: sum the slices, note the norm, apply the rule.
 
-    Weights decay towards zero, biases do not: by `penalty` if the decay is coupled, else as the optimizer says.
+    `norms` gets the squared norm of the weights of each chunk. Only weights decay, and not biases: by `penalty` if the
+    decay is coupled, otherwise by the weight decay of the optimizer.
     """
     coupled = spec.decay == "coupled"
     update_weights, update_biases = element_loop(spec), element_loop(spec._replace(decay="none"))
-    scalars_of, read_rows = step_scalars(spec.rule), row_reader(spec, dtype)
+    scalars_of, read_state = step_scalars(spec.rule), state_reader(spec, dtype)
 
     @kernel(variant=f"{spec}_{dtype}", cached=spec.rule.cached)
-    def update(weights_at, biases_at, p, state_addresses, g, control, slices, norms, first, last, t, penalty, group):
-        rows, scalars, layers = read_rows(state_addresses, p.size), scalars_of(p, t, group), weights_at.size
+    def update(buffer, control, slices, first, last, t, penalty):
+        weights_at, biases_at, p, g, state_addresses, group, norms = buffer
+        state, scalars, layers = read_state(state_addresses, p.size), scalars_of(p, t, group), weights_at.size
         factor = cast_like(p, (group[group.size - 1],))
         decay = p.dtype.type(penalty if coupled else group[DECAY])
         for chunk in range(first, last):
@@ -66,23 +91,24 @@ def update_kernel(spec: StepSpec, dtype: str) -> Callable[..., None]:
                 a, b = max(start, weights), min(stop, biases)
                 if a < b:
                     norms[chunk] += squared_norm(p, a, b)
-                    update_weights(p, summed, rows, a, b, 0, decay, scalars, factor)
+                    update_weights(p, summed, state, a, b, 0, decay, scalars, factor)
                 a, b = max(start, biases), min(stop, end)
                 if a < b:
-                    update_biases(p, summed, rows, a, b, 0, decay, scalars, factor)
+                    update_biases(p, summed, state, a, b, 0, decay, scalars, factor)
 
     return update
 
 
 @functools.cache
 def sum_kernel(coupled: bool) -> Callable[..., None]:
-    """Make the whole gradient, the penalty's part with it, in the place of the first lane's, and note its norm.
+    """Make the kernel that sums the whole gradient, including the penalty, into that of the first slice.
 
-    It takes what an update takes.
+    `norms` gets its squared norm per chunk. The arguments are those of an update.
     """
 
     @kernel(variant="coupled" if coupled else "decoupled")
-    def add(weights_at, biases_at, p, state_addresses, g, control, slices, norms, first, last, t, penalty, group):
+    def add(buffer, control, slices, first, last, t, penalty):
+        weights_at, biases_at, p, g, _, _, norms = buffer
         decay, layers = p.dtype.type(penalty), weights_at.size
         for chunk in range(first, last):
             start, stop = chunk * CHUNK, min((chunk + 1) * CHUNK, p.size)
@@ -98,7 +124,7 @@ def sum_kernel(coupled: bool) -> Callable[..., None]:
 
 @functools.cache
 def carry_kernel(rule: Rule) -> Callable[..., None]:
-    """Change the last hyper-parameter as a step does."""
+    """Make the kernel that changes the last hyper-parameter of a rule with `carry`, as step `t` does."""
     assert rule.carry is not None
     carried, take, last = formula(rule.carry), taker(HYPER, len(rule.hyper)), carried_column(rule)
 
@@ -111,16 +137,18 @@ def carry_kernel(rule: Rule) -> Callable[..., None]:
 
 @functools.cache
 def update_addresses(spec: StepSpec, dtype: np.dtype[Any], clips: bool) -> tuple[Any, Any, Any]:
-    """Where an update stands; what sums the gradient first, if it is clipped; what carries a hyper-parameter on."""
+    """Addresses of an update, of the sum of the gradient, and of the change of a hyper-parameter.
+
+    The second is 0 without clipping, the third for a rule without `carry`.
+    """
     coupled = spec.decay == "coupled"
     if clips:
         spec = clipping(spec)
     element, integer, number = numba.from_dtype(dtype), types.int64, types.float64
     places, numbers = types.Array(integer, 1, "C"), types.Array(number, 1, "C")
     flat, slices = types.Array(element, 1, "C"), types.Array(element, 3, "C")
-    kinds = (
-        places, places, flat, places, slices, places, integer, numbers, integer, integer, integer, number, numbers,
-    )  # fmt: skip
+    buffer = types.NamedTuple((places, places, flat, slices, places, numbers, numbers), Buffer)
+    kinds = (buffer, places, integer, integer, integer, integer, number)
     return (
         address_of(update_kernel(spec, dtype.name), *kinds),
         address_of(sum_kernel(coupled), *kinds) if clips else 0,

@@ -1,17 +1,17 @@
-"""erfc, exp, expm1, log1p and tanh as a few dozen operations without a branch, of which compilers make vector code.
+"""erfc, exp, expm1, log1p and tanh as a few dozen operations without branches, which compilers vectorise.
 
-A loop that calls the C library is no vector loop, since the library takes one number a call. What `vector_formula`
-compiles has the functions of this module in place of `math`'s, for float32 and float64, each computed in its own type.
-They give the same bits on every processor, since no operation is fused with another. The largest errors found, in units
-in the last place: 1.1 for exp, 2.2 for expm1, 2.0 for log1p, 2.6 for tanh, 8 for erfc. As with `math`'s, NaN stays NaN
-and zeros keep their sign; but what is too large is infinite, and the logarithm of what is below 0 NaN, where `math`
-raises an error. What is too small is subnormal before it is 0.
+A loop that calls the C library is not vectorised, since the library takes one number per call. Formulas compiled by
+`vector_formula` call the functions of this module in place of those of `math`, for float32 and float64, each computed
+in its own type. They give the same bits on every processor, since no operations are fused. The largest errors found, in
+units in the last place, are 1.1 for exp, 2.2 for expm1, 2.0 for log1p, 2.6 for tanh and 8 for erfc. As in `math`, NaN
+stays NaN and zeros keep their sign. Instead of the errors that `math` raises, an overflow is infinite and the logarithm
+of a number below 0 is NaN. An underflow is gradual.
 
 The method is the classical reduction (Cody & Waite 1980; log 2 is split as in Moshier's Cephes library): exp(x) is
-2ⁿ exp(r), with n the whole number nearest to x / log 2, and of the Taylor series of exp(r) - 1 so many terms are summed
-that the rest is below the rounding. In the same way log(1 + x) is n log 2 + log(1 + f), with the series of the area
-hyperbolic tangent of f / (2 + f). And tanh(x) is e / (e + 2) with e = exp(2x) - 1. The complementary error function is
-exp(-x²) times a function that one polynomial approximates for all x (Shepherd & Laframboise 1981).
+2ⁿ exp(r), where n is the integer nearest to x / log 2, and exp(r) - 1 is its Taylor series up to a remainder below the
+rounding error. Similarly, log(1 + x) is n log 2 + log(1 + f), with the series of the area hyperbolic tangent of
+f / (2 + f), and tanh(x) is e / (e + 2) with e = exp(2x) - 1. The complementary error function is exp(-x²) times a
+function that one polynomial approximates for all x (Shepherd & Laframboise 1981).
 """
 
 import functools
@@ -32,9 +32,10 @@ from fastadam.formulas.backend import Backend, from_text
 __all__ = ["erfc", "exp", "expm1", "log1p", "pi", "sqrt", "tanh", "vector_formula"]
 
 _LN2_HIGH, _LN2_LOW = 22713 / 32768, 1.42860682030941723212e-6
-"""log 2 in two parts; the first has 15 bits, so that its product with n is exact, in float32 too."""
+"""log 2 in two parts; the first has 15 bits, so that its product with n is exact, even in float32."""
 
 _ERFC_LARGEST, _ERFC_MIDDLE = 28.0, 3.75
+"""A number at which erfc is 0 in both types, and the one at which the variable of the polynomial below is 0."""
 
 _ERFC = (
     1.2539674711853876, -0.12066783607454412, -0.028294804466573537, 0.10198698200412867,
@@ -44,22 +45,22 @@ _ERFC = (
     1.7541664782192806e-07, 5.60589139706756e-08, -2.107862899026911e-08, -6.0836009863596075e-09,
     2.186637952593993e-09, 6.853921904698525e-10, -1.480905619143661e-10, -5.223371018003139e-11,
 )  # fmt: skip
-"""(1 + 2x) exp(x²) erfc(x) as a polynomial in a number that goes from -1 to 1 as x does from 0 to 28, where erfc is 0.
+"""Coefficients of (1 + 2x) exp(x²) erfc(x) as a polynomial in a variable that goes from -1 to 1 for x from 0 to 28.
 
-It is the Chebyshev interpolant of degree 23, computed with 60 digits and then rounded. That is off by 3e-18 at most
-before it is rounded, and the powers of the lowest weight are left out for float32.
+It is the Chebyshev interpolant of degree 23, computed with 60 digits and then rounded. Before rounding, its error is at
+most 3e-18. For float32, the coefficients below the rounding error are left out.
 """
 
 _inlined = functools.partial(inner, forceinline=True)
 
 
 def _magic(t: Any) -> Any:
-    """A number that, added to another, rounds it to a whole one, n, which is then in the lowest bits of the sum."""
+    """A number whose sum with x is x rounded to an integer n, which is then in the lowest bits of the sum."""
     return t(1.5 * 2.0 ** np.finfo(t).nmant)
 
 
 def _bits(number: Any) -> int:
-    """The bits of a NumPy float, as a signed integer."""
+    """Bits of a NumPy float, as a signed integer."""
     return int(number.view(f"i{number.itemsize}"))
 
 
@@ -70,12 +71,12 @@ if JIT_DISABLED:
         return np.dtype(f"u{size // 8}").type(bits % (1 << size)).view(t)
 
     def _power_of_two(shifted):
-        """2ⁿ, given n + magic."""
+        """Compute 2ⁿ, given n + magic."""
         info = np.finfo(shifted)
         return _of_bits((_bits(shifted) + info.maxexp - 1) << info.nmant, type(shifted))
 
     def _exponent(x):
-        """The number n + magic, for the n that brings x / 2ⁿ between √½ and √2; x is positive and not subnormal."""
+        """Compute n + magic for the n with x / 2ⁿ between √½ and √2; x is positive and not subnormal."""
         t = type(x)
         n = (_bits(x) - _bits(t(sqrt(0.5)))) >> np.finfo(t).nmant
         return _of_bits(n + _bits(_magic(t)), t)
@@ -83,7 +84,7 @@ if JIT_DISABLED:
 else:
 
     def _on_bits(build: Callable[..., Any]) -> Any:
-        """An intrinsic that makes one float of another by integer operations on its bits."""
+        """Make an intrinsic that computes a float by integer operations on the bits of another one."""
 
         def typed(typingctx, x):
             t, integer = np.dtype(x.name).type, ir.IntType(x.bitwidth)
@@ -108,10 +109,10 @@ else:
 
 
 def _polynomial(t: Any, coefficients: Sequence[float]) -> Any:
-    """The polynomial with these coefficients, the lowest first.
+    """Make the polynomial with these coefficients, from the constant one on.
 
-    It is summed by Estrin's scheme, in pairs, pairs of pairs and so on: there fewer operations wait for each other than
-    in Horner's.
+    It is summed by Estrin's scheme: in pairs, pairs of pairs, and so on. In Horner's scheme, each operation would have
+    to wait for the one before.
     """
     terms, power = [f"c[{k}]" for k in range(len(coefficients))], "x"
     while len(terms) > 1:
@@ -121,7 +122,7 @@ def _polynomial(t: Any, coefficients: Sequence[float]) -> Any:
 
 
 def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
-    """The functions for numbers of one type, from so many terms of the two series."""
+    """Make the functions for one type, with a number of terms of the series of exp and of log."""
     info, magic = np.finfo(t), _magic(t)
     zero, quarter, half, one, two, infinity, nan = map(t, (0, 0.25, 0.5, 1, 2, math.inf, math.nan))
     high, low, per_ln2 = map(t, (_LN2_HIGH, _LN2_LOW, 1 / math.log(2)))
@@ -131,12 +132,12 @@ def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
     log_tail = _polynomial(t, [2 / (2 * k + 1) for k in range(1, log_terms + 1)])
     erfc_tail = _polynomial(t, [c for c in _ERFC if abs(c) > info.eps / 8])
     erfc_largest, erfc_middle, erfc_slope = map(t, (_ERFC_LARGEST, _ERFC_MIDDLE, 1 + 2 * _ERFC_MIDDLE / _ERFC_LARGEST))
-    nothing = -zero  # 0 added to -0 would make it 0: only -0 can be left out where nothing is to be added
+    nothing = -zero  # adding 0 would turn -0 into 0; adding -0 changes no number, so the compiler leaves it out
     coarse = t(1.5 * 2.0 ** ((info.nmant + 10) // 2))
 
     @_inlined
     def reduced(x, rest=nothing):
-        """e, a, b and 1 / b such that exp(x + rest) is (1 + e) a b; a b is a power of two, which could overflow."""
+        """Return e, a, b and 1 / b with exp(x + rest) = (1 + e) a b; a b is a power of two, which could overflow."""
         x = to_zero if x < to_zero else to_infinity if x > to_infinity else x
         n = (x * per_ln2 + magic) - magic
         r = ((x - n * high) - n * low) + rest
@@ -158,13 +159,13 @@ def _functions(t: Any, exp_terms: int, log_terms: int) -> SimpleNamespace:
         return t(math.copysign(exp_less_1(x), x))
 
     def tanh(x):
-        e = exp_less_1(-two * abs(x))  # of what is negative, since it cannot overflow
+        e = exp_less_1(-two * abs(x))  # of a negative number, which cannot overflow
         return t(math.copysign(e / (two + e), x))
 
     def erfc(x):
         size = abs(x)
         size = erfc_largest if size > erfc_largest else size
-        rough = (size + coarse) - coarse  # so few bits that the square is exact
+        rough = (size + coarse) - coarse  # with so few bits that its square is exact
         e, a, b, _ = reduced(-(rough * rough), (rough - size) * (rough + size))
         place = (erfc_slope * size - erfc_middle) / (size + erfc_middle)
         y = (e * a + a) * (erfc_tail(place) / (one + two * size)) * b
@@ -198,4 +199,4 @@ tanh = of_either_type(_SINGLE.tanh, _DOUBLE.tanh)
 
 
 vector_formula = Backend(_inlined, {math: sys.modules[__name__]})
-"""Compiles a formula for a loop of vectors, with the functions of this module in place of `math`'s."""
+"""Compiles a formula for a vectorised loop, with the functions of this module in place of those of `math`."""

@@ -15,12 +15,12 @@ from fastadam.cpu.jit import JIT_DISABLED, inner
 
 
 def empty_of(dtype: DTypeLike) -> Array:
-    """Empty array, which tells `array_at` the type of the elements at an address."""
+    """Make an empty array, which tells `array_at` the type of the elements at an address."""
     return np.empty(0, dtype)
 
 
 def empty_stored(dtype: DTypeLike, form: str) -> Array:
-    """The same for numbers in a form of storage, which are held as bits."""
+    """Make an empty array for numbers in a form of storage, whose bits are held in uint16."""
     return empty_of(np.uint16 if form else dtype)
 
 
@@ -71,17 +71,17 @@ if JIT_DISABLED or config.BOUNDSCHECK:
 
     @inner
     def view(array, offset, shape):
-        """The elements of a contiguous array from `offset` on, as an array of this shape."""
+        """View the elements of a contiguous array from `offset` on as an array of this shape."""
         size = 1
         for n in shape:
             size *= n
         return array.reshape(array.size)[offset : offset + size].reshape(shape)
 
-else:  # which does not look at strides and counts no references: that takes as long as a small loop over the elements
+else:  # neither checks strides nor counts references, which takes as long as a small loop over the elements
 
     @intrinsic
     def view(typingctx, array, offset, shape):
-        """The elements of a contiguous array from `offset` on, as an array of this shape, which must not outlive it."""
+        """View the elements of a contiguous array from `offset` on as an array of this shape, not to outlive it."""
         result = types.Array(array.dtype, len(shape), "C")
 
         def codegen(context, builder, signature, arguments):
@@ -105,15 +105,15 @@ else:  # which does not look at strides and counts no references: that takes as 
 if JIT_DISABLED:
 
     def cast_like(like: np.ndarray, values: tuple[float, ...]) -> tuple[Any, ...]:
-        """The values in the type of the elements of `like`."""
+        """Cast the values to the type of the elements of `like`."""
         return tuple(like.dtype.type(value) for value in values)
 
     def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
-        """The flat array of `size` elements of `like`'s type that starts at `address`."""
+        """View the memory at `address` as a flat array of `size` elements of `like`'s type."""
         return array_in_memory(int(address), size, like.dtype)
 
     def prefetch(array: np.ndarray, i: int) -> None:
-        """Begin to load the cache line of element i."""
+        """Do nothing."""
 
 else:
 
@@ -134,7 +134,7 @@ else:
 
     @intrinsic
     def _pointer_at(typingctx, address, like):
-        """`address` as a pointer to elements of `like`'s type."""
+        """Convert an address to a pointer to elements of `like`'s type."""
         pointer = types.CPointer(like.dtype)  # type: ignore[attr-defined]
 
         def codegen(context, builder, signature, arguments):
@@ -144,12 +144,12 @@ else:
 
     @inner
     def array_at(address, size, like):
-        """The flat array of `size` elements of `like`'s type that starts at `address`."""
+        """View the memory at `address` as a flat array of `size` elements of `like`'s type."""
         return numba.carray(_pointer_at(address, like), size)
 
     @intrinsic
     def prefetch(typingctx, array, i):
-        """Begin to load the cache line of element i, to be written soon; the processor goes on at once."""
+        """Begin to load the cache line of element i, which is written soon, without waiting for it."""
 
         def codegen(context, builder, signature, arguments):
             data = context.make_array(signature.args[0])(context, builder, arguments[0]).data

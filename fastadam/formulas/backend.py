@@ -1,8 +1,8 @@
-"""How a backend compiles formulas: one way for all of them.
+"""Compilation of formulas for a backend, the same way for all of them.
 
 A formula is a plain function of scalars that calls `math`, `max` and `min`, and other formulas. A `Backend` compiles it
-together with all that it calls, and with what the backend has in place of these primitives. Functions that are written
-out for a number of states or lanes come from `from_text`.
+together with all that it calls, and replaces these primitives by its own. Functions that are written out for a number
+of states come from `from_text`.
 """
 
 import builtins
@@ -19,15 +19,14 @@ NUMPY_MATH = SimpleNamespace(**vars(math) | {"sqrt": np.sqrt, "exp": np.exp, "lo
 
 
 class Backend:
-    """Compile formulas.
+    """Compiles formulas for one backend.
 
     Parameters
     ----------
     decorator : callable
         Compiles a function that compiled code calls.
     primitives : mapping
-        What the backend has in place of an object that a formula names: the module `math`, a builtin, a function of
-        `formulas.storage`.
+        Replacements for objects that a formula names: the module `math`, a builtin, a function of `formulas.storage`.
     """
 
     def __init__(self, decorator: Callable[..., Any], primitives: Mapping[Any, Any]) -> None:
@@ -42,7 +41,7 @@ class Backend:
         return self._compiled[formula]
 
     def _bound(self, formula: Callable[..., Any]) -> Any:
-        """The formula, whose names mean what they mean to this backend."""
+        """Copy a formula so that its names refer to the objects of this backend."""
         assert isinstance(formula, FunctionType)
         own = dict(formula.__globals__)
         for name in _globals_read_by(formula):
@@ -53,7 +52,7 @@ class Backend:
 
 
 def _globals_read_by(function: FunctionType) -> set[str]:
-    """Names that a function looks up in its module; attributes, as the `sqrt` of `math.sqrt`, are none of them."""
+    """Names that a function looks up in its module, without attributes such as the `sqrt` of `math.sqrt`."""
     return {found.argval for found in dis.get_instructions(function) if found.opname == "LOAD_GLOBAL"}
 
 
@@ -66,16 +65,16 @@ def _is_hashable(value: Any) -> bool:
 
 
 def from_text(head: str, *lines: str, **names: Any) -> Any:
-    """Make a function from its text: for what is written out once for each of several values.
+    """Make a function from its text, for code that is repeated for each of several values.
 
     Parameters
     ----------
     head : str
-        Name and arguments: "load(rows, i)".
+        Name and arguments: "load(state, i)".
     *lines : str
         The body.
     **names
-        What the body may use beside the arguments.
+        Objects that the body may use besides the arguments.
 
     Returns
     -------

@@ -16,7 +16,7 @@ class Update(NamedTuple):
     state_addresses: Array
     """Address of each state of the rule: flat arrays that must outlive the engine."""
     group: Array
-    """Row of the optimizer's settings; each epoch is given a later one."""
+    """Row of the optimizer's settings at first; each epoch is given its own."""
 
 
 class Samples(NamedTuple):

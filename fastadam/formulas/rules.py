@@ -29,7 +29,7 @@ class Rule(NamedTuple):
     positive: tuple[str, ...] = ()
     """States that are never negative, such as sums of squares."""
     carry: Callable[..., float] | None = None
-    """`carry(t, *hyper)` returns the last hyper-parameter after step `t`, for a rule whose steps change it; it is 1 first."""
+    """`carry(t, *hyper)` returns the last hyper-parameter after step `t`, if a step changes it; it begins at 1."""
     cached: bool = True
     """Whether the compiled rule may be cached on disk; not that of a user, whose source the cache does not know."""
 

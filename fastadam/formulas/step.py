@@ -1,4 +1,4 @@
-"""Parts of a step that the backends share: columns of its tables, its description, and what precedes the rule."""
+"""Parts of a step that the backends share: columns of its tables, its description, the preparation before the rule."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ also get the seeds of the dither there, one for each state."""
 
 
 class StepSpec(NamedTuple):
-    """Description of a step, compiled into its kernel: a rule, and what else is done in the same pass."""
+    """Description of a step, compiled into its kernel: a rule, and all that is done in the same pass."""
 
     rule: rules.Rule
     decay: str = "none"
@@ -35,17 +35,17 @@ class StepSpec(NamedTuple):
     clip: bool = False
     """Bound each element of the gradient."""
     ema: bool = False
-    """Keep an exponential moving average of the parameters, as one more row after the state."""
+    """Keep an exponential moving average of the parameters, after the states of the rule."""
     zero_grad: bool = False
     """Leave zeros where the gradient was."""
     sums: bool = False
     """Sum several rows of gradients."""
     state: str = ""
-    """How the state is stored: "bfloat16", "uint8", or "" as the parameters are."""
+    """Form of the state: "bfloat16", "uint8", or "" for the type of the parameters."""
     grad: str = ""
-    """How the gradient is stored: "float16", "bfloat16", or ""."""
+    """Form of the gradient: "float16", "bfloat16", or "" for the type of the parameters."""
     copy: str = ""
-    """How the new parameters are written once more: "float16", "bfloat16", or "" not at all."""
+    """Form of a copy of the new parameters: "float16", "bfloat16", or "" for no copy."""
 
     def __str__(self) -> str:
         flags = [name for name, value in self._asdict().items() if value is True]
@@ -54,15 +54,16 @@ class StepSpec(NamedTuple):
 
 
 MAX_STATES = 4
+"""Maximum number of states of a rule."""
 
 
 def carried_column(rule: rules.Rule) -> int:
-    """Column of the settings that a step changes, of a rule with `carry`: its last hyper-parameter."""
+    """Column of the settings that a step changes, for a rule with `carry`: that of its last hyper-parameter."""
     return HYPER + len(rule.hyper) - 1
 
 
 def preparation(spec: StepSpec, backend: Backend) -> Callable[..., Any]:
-    """Compile what precedes the rule, for a backend: scale, bound and sign of the gradient, and weight decay.
+    """Compile the preparation before the rule: scale, bound and sign of the gradient, and weight decay.
 
     The order is PyTorch's.
     """
@@ -88,5 +89,5 @@ def preparation(spec: StepSpec, backend: Backend) -> Callable[..., Any]:
 
 
 def clipping(spec: StepSpec) -> StepSpec:
-    """The update of a gradient that is scaled to a bound first, and has the penalty's part in it already."""
+    """Describe the update of a gradient that includes the penalty already, and is scaled to a bound first."""
     return spec._replace(decay="none" if spec.decay == "coupled" else spec.decay, scale=True)

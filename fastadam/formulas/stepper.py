@@ -1,8 +1,8 @@
-"""The protocol between an optimizer and what makes its steps, where its parameters lie.
+"""Protocol of the steppers, which make the steps of an optimizer where its parameters lie.
 
-An optimizer knows names, numbers and checks; a stepper knows memory and kernels. `cpu.stepper.HostStepper` and
-`cuda.stepper.DeviceStepper` are the two, twins in all that is here. A stepper is made from the located parameters, a
-`StepPlan`, the group of each array, and the states that do not begin as zeros.
+An optimizer knows names, numbers and checks; a stepper knows memory and kernels. There are two,
+`cpu.stepper.HostStepper` and `cuda.stepper.DeviceStepper`. A stepper is made from the located parameters, a `StepPlan`,
+the group of each array, and the initial values of states that do not begin as zeros.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ class StepPlan(NamedTuple):
     """Settings of the steps to come."""
 
     spec: StepSpec
-    """What the steps do."""
+    """Description of a step."""
     groups: Sequence[Sequence[float]]
-    """A row of settings per group, see `formulas.step.HYPER`; the first is for parameters without a group. What a rule
-    carries from step to step has a place in it, but its value is the stepper's."""
+    """A row of settings per group, see `formulas.step.HYPER`; the first is for parameters without a group. A value that
+    the rule carries from step to step has its place there, but the stepper keeps its own."""
     clip_value: float | None = None
     """Bound of each element of the gradient."""
     ema_decay: float | None = None
@@ -29,11 +29,11 @@ class StepPlan(NamedTuple):
     max_norm: float | None = None
     """Bound of the norm of the gradient."""
     on_nonfinite: str = "ignore"
-    """What to do with a gradient that is not finite: "ignore", "skip" or "raise"."""
+    """Treatment of a gradient that is not finite: "ignore", "skip" or "raise"."""
 
 
 def settings_table(extra: Sequence[float], groups: Sequence[Sequence[float]]) -> Array:
-    """Make the table that the kernels read: a row of what is not a group's, then a row per group."""
+    """Make the table that the kernels read: a row of numbers for all groups, then a row per group."""
     rows = [extra, *groups]
     width = max(map(len, rows))
     return np.array([[*row, *[0.0] * (width - len(row))] for row in rows])
@@ -47,11 +47,11 @@ class LocatedArrays(Protocol):
     names: tuple[Any, ...]
     """Name of each array: a key, an index, or None for a single array."""
     dtype: np.dtype[Any]
-    """In which a step is computed: float32 or float64."""
+    """Type in which a step is computed: float32 or float64."""
     stored: str
     """"float16" or "bfloat16" for parameters of that type, which are the rounded copies of masters; else ""."""
     size: int
-    """Number of elements, with what lies between the arrays in a state."""
+    """Number of elements of a state, including the gaps between arrays."""
 
 
 class Stepper(Protocol):
@@ -70,37 +70,37 @@ class Stepper(Protocol):
 
     @property
     def skipped_steps(self) -> int:
-        """Number of steps skipped, since their gradient was not finite; it may be set."""
+        """Number of steps skipped because their gradient was not finite; it may be set."""
 
     @skipped_steps.setter
     def skipped_steps(self, value: int) -> None: ...
 
     @property
     def carried(self) -> list[float]:
-        """What the rule carries from step to step, for each group; nothing if it carries nothing. It may be set."""
+        """The value that the rule carries from step to step, per group; empty if it carries none. It may be set."""
 
     @carried.setter
     def carried(self, values: Sequence[float]) -> None: ...
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state by its names, where it lies, and not a copy."""
+        """The state by name, where it lies and not copied."""
 
     @property
     def copies(self) -> Any:
         """Copies of the parameters in two bytes, in their structure, or None."""
 
     def configure(self, plan: StepPlan) -> None:
-        """Take settings for the next steps: another plan for the same state."""
+        """Use another plan in the next steps, for the same state."""
 
     def step(self, grads: Sequence[Any], grad_scale: float | None, stream: Any) -> None:
-        """Make a step with the sum of the gradients, each in the structure of the parameters, divided by their scale.
+        """Make a step with the sum of the gradients, each in the structure of the parameters, divided by `grad_scale`.
 
-        An error leaves all as it was.
+        An error changes nothing.
         """
 
     def state_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Shape and dtype of each state, as it is on the host."""
+        """Shape and dtype of each state as an array of the host."""
 
     def read_state(self) -> dict[str, Array]:
         """Copy the state to the host, without gaps."""

@@ -13,7 +13,8 @@ span five decades. The usual one-byte states look up the nearest of 256 unevenly
 since the dither and not the nearest value makes the mean right, and to encode it takes a few integer instructions on
 whole vectors and no square root or search.
 
-What is not zero never becomes zero in a state that is never negative, of either kind, as the rule would divide by it.
+In a state that is never negative, of either kind, a number that is not zero never becomes zero, since the rule would
+divide by it.
 """
 
 from typing import Any
@@ -22,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 HALF_DTYPES = ("float16", "bfloat16")
-"""Types that are stored only: NumPy has the first, ml_dtypes the second."""
+"""Types that are only stored, not computed with: NumPy has the first, ml_dtypes the second."""
 
 CODE_BLOCK = 512
 """Elements that share a scale: 0.8 % more bytes, and still few enough that one outlier spoils little."""
 
 _BY_INDEX, _BY_STEP, _BY_STATE = 0x9E3779B1, 0x85EBCA77, 0x2545F491
-"""Odd, and in no simple ratio to 2**32 or each other: the golden ratio's and two more."""
+"""Odd numbers in no simple ratio to 2**32 or each other; the first one comes from the golden ratio."""
 
 _WORD = 0xFFFFFFFF
 
@@ -37,13 +38,13 @@ _QUIET_NAN = np.uint32(0x7FC00000)
 _PER_UNIFORM = np.float32(2.0**-20)
 
 LARGEST_CODE = np.float32(1.875)
-"""What the largest code of both kinds stands for, in units of the block's scale."""
+"""Value of the largest code of both kinds, in units of the scale of the block."""
 
 _LEAST_SCALE = np.finfo(np.float32).tiny
-"""The smallest normal number: the reciprocal of a smaller scale may be infinite, and its codes are then others."""
+"""The smallest normal number: the reciprocal of a smaller scale may be infinite, and the codes would be wrong."""
 
 _DROPPED, _UNUSED = np.uint32(20), np.uint32(12)
-"""Bits of the fraction that a code has no place for, and bits of the dither that are more than these."""
+"""Bits of the fraction that a code drops, and bits of the dither beyond these, which are not used."""
 
 _SIGNED_OFFSET, _SIGNED_MAX = np.uint32((127 - 15) << 23), np.uint32(127)
 
@@ -64,7 +65,7 @@ _HALF, _BITS_OF_A_HALF = np.float32(0.5), np.uint32((127 - 1) << 23)
 
 
 def seed_of(t, state):
-    """Where the dither of a state begins at step `t`."""
+    """Seed of the dither of a state at step `t`."""
     return np.uint32((t * _BY_STEP + state * _BY_STATE) & _WORD)
 
 
@@ -126,7 +127,7 @@ def from_bfloat16(bits):
 
 
 def nan_safe_bits(x):
-    """The bits of a float32, of which any sum with 16 bits is still NaN where `x` is."""
+    """The bits of a float32; for NaN, such that adding 16 bits still gives NaN."""
     return np.uint32(bits_of(x)) if x == x else _QUIET_NAN
 
 
@@ -143,7 +144,7 @@ def dithered_bfloat16(x, noise):
 
 
 def positive_bfloat16(x, noise):
-    """The same of a value that is not negative: 0 is for 0 alone, and the smallest number for all that is below it."""
+    """The same for a value that is not negative; only 0 becomes 0, and the smallest number replaces all below it."""
     bits = dithered_bfloat16(x, noise)
     return np.uint16(1) if bits == 0 and x > 0 else bits
 
@@ -157,7 +158,7 @@ def largest(values):
 
 
 def block_scale(most):
-    """What the codes of a block stand for multiples of, from its largest magnitude; a normal number, or NaN."""
+    """Unit of the codes of a block, computed from its largest magnitude; a normal number, or NaN."""
     scale = most / LARGEST_CODE
     return _LEAST_SCALE if scale < _LEAST_SCALE else scale  # written so that NaN stays NaN
 
@@ -187,7 +188,7 @@ def positive_value(code, scale):
 
 
 def positive_code(x, inverse, noise):
-    """The code above or below a value that is not negative; 0 is for 0 alone, 1 for all that is smaller than it."""
+    """The code above or below a value that is not negative; only 0 becomes 0, and 1 replaces all that is below it."""
     size = x * inverse
     bits = np.uint32(np.uint32(bits_of(size) - _POSITIVE_OFFSET) + np.uint32(noise >> _UNUSED))
     code = np.uint32(1) if size < _LEAST_POSITIVE else min(np.uint32(bits >> _DROPPED), np.uint32(255))
