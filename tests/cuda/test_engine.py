@@ -13,9 +13,9 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
     pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
 
 from fastadam import MLPClassifier, MLPRegressor
+from fastadam._watch import OutOfTimeError
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.engine import Engine
-from fastadam.cpu.interrupts import OutOfTimeError
 from fastadam.cpu.network import as_samples, layout_of
 from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.engine import DeviceEngine
