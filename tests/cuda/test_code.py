@@ -13,8 +13,8 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 from numba import cuda
 from numba.cuda import types
 
-from fastadam.cuda import kernels, layers, losses, step
-from fastadam.cuda.chunk import UNROLL
+from fastadam.cuda import allocation, gradients, kernels, layers, losses, step
+from fastadam.cuda.chunk import UNROLL, Pass
 from fastadam.cuda.jit import THREADS
 from fastadam.formulas import rules
 from fastadam.formulas.activations import ACTIVATIONS
@@ -34,9 +34,9 @@ OPTIONS = {
     "copy": {"copy": "bfloat16"},
     "copy16": {"copy": "float16"},
 }
-FORMS = [step.Pass(StepSpec(rule), dtype) for rule in RULES for dtype in ("float32", "float64")]
-FORMS += [step.Pass(StepSpec(rules.ADAM, **OPTIONS[name])) for name in OPTIONS if name != "plain"]
-FORMS += [step.Pass(StepSpec(rules.AMSGRAD, **EVERYTHING), dtype) for dtype in ("float32", "float64")]
+FORMS = [Pass(StepSpec(rule), dtype) for rule in RULES for dtype in ("float32", "float64")]
+FORMS += [Pass(StepSpec(rules.ADAM, **OPTIONS[name])) for name in OPTIONS if name != "plain"]
+FORMS += [Pass(StepSpec(rules.AMSGRAD, **EVERYTHING), dtype) for dtype in ("float32", "float64")]
 
 # Numbers in fewer bytes: how the state, the gradients and the parameters, whose copy they are, are stored.
 STORED = {
@@ -49,9 +49,9 @@ STORED = {
     "uint8 state": {"state": "uint8"},
     "uint8 state, everything": {"state": "uint8", "grad": "bfloat16", "copy": "bfloat16", **EVERYTHING},
 }
-FORMS += [step.Pass(StepSpec(rules.ADAM, **options)) for options in STORED.values()]
-FORMS += [step.Pass(StepSpec(rules.AMSGRAD, **options)) for name, options in STORED.items() if "everything" in name]
-FORMS += [step.Pass(StepSpec(rule, state="bfloat16")) for rule in (rules.MOMENTUM, rules.ADADELTA, rules.NADAM)]
+FORMS += [Pass(StepSpec(rules.ADAM, **options)) for options in STORED.values()]
+FORMS += [Pass(StepSpec(rules.AMSGRAD, **options)) for name, options in STORED.items() if "everything" in name]
+FORMS += [Pass(StepSpec(rule, state="bfloat16")) for rule in (rules.MOMENTUM, rules.ADADELTA, rules.NADAM)]
 
 STEP = (types.int64,) * 8
 
@@ -135,7 +135,7 @@ def has_exact_roots(code):
 @pytest.mark.parametrize("rule", [rules.ADAM, rules.RMSPROP_CENTERED, rules.ADADELTA], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_roots_and_divisions_are_those_of_ieee(rule, architecture):
-    kernel = step.step_kernel(step.Pass(StepSpec(rule)))
+    kernel = step.step_kernel(Pass(StepSpec(rule)))
     exact = compiled(kernel, STEP, architecture)
     assert has_exact_division(exact)
     assert has_exact_roots(exact)
@@ -148,7 +148,7 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
     forms = [("float32", ""), ("float64", ""), ("float32", "bfloat16"), ("float32", "float16")]
     kernels = {
         f"norm-{stored or dtype}-{rows}": (
-            step.norm_kernel(dtype, stored or dtype, rows > 1, step.Pass(StepSpec(rules.SGD), dtype).chunk),
+            gradients.norm_kernel(dtype, stored or dtype, rows > 1, Pass(StepSpec(rules.SGD), dtype).chunk),
             6,
         )
         for dtype, stored in forms
@@ -158,8 +158,8 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
         f"advance-{rule.name}": (step.advance_kernel(rule, "float32", True), 8)
         for rule in (rules.ADAM, rules.NADAM, rules.RADAM)
     }
-    kernels |= {f"copy-{form}": (step.copy_kernel("float32", form), 3) for form in ("float16", "bfloat16")}
-    kernels |= {f"copy-from-{form}": (step.copy_kernel(form, "float32"), 3) for form in ("float16", "bfloat16")}
+    kernels |= {f"copy-{form}": (allocation.copy_kernel("float32", form), 3) for form in ("float16", "bfloat16")}
+    kernels |= {f"copy-from-{form}": (allocation.copy_kernel(form, "float32"), 3) for form in ("float16", "bfloat16")}
     for name, (kernel, arguments) in kernels.items():
         code = compiled(kernel, (types.int64,) * arguments, architecture)
         table.append((name, architecture, code))
@@ -174,8 +174,8 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
                 first = operations.index(wide)
                 last = [k for k, operation in enumerate(operations) if operation == wide][UNROLL - 1]
                 assert not any(operation.startswith("D") for operation in operations[first:last])
-    fill = compiled(step.fill_kernel("float32"), (types.int64, types.int64, types.float64), architecture)
-    copy = compiled(step.copy_kernel("float64", "float64"), (types.int64,) * 3, architecture)
+    fill = compiled(allocation.fill_kernel("float32"), (types.int64, types.int64, types.float64), architecture)
+    copy = compiled(allocation.copy_kernel("float64", "float64"), (types.int64,) * 3, architecture)
     assert fill.stack == fill.spills == copy.stack == copy.spills == 0
 
 
@@ -235,7 +235,7 @@ def test_a_kernel_of_the_users_own(architecture, table):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_kernel_that_spills_is_seen_to_spill(architecture):
     """The negative control: the same kernel, with too few registers."""
-    kernel = step.step_kernel(step.Pass(StepSpec(rules.AMSGRAD)))
+    kernel = step.step_kernel(Pass(StepSpec(rules.AMSGRAD)))
     code = compiled(kernel, STEP, architecture, max_registers=24)
     assert code.registers <= 24
     assert code.spills > 0

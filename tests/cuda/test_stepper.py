@@ -20,7 +20,7 @@ from numba import cuda
 
 from fastadam import kernels as host_kernels
 from fastadam import optimizer
-from fastadam.cuda import arrays
+from fastadam.cuda import allocation, arrays
 from fastadam.cuda import kernels as device_kernels
 from fastadam.cuda import launch as launch_module
 from fastadam.cuda import stepper as stepper_module
@@ -41,6 +41,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulat
 FLOATS = [np.float32, np.float64]
 N = 75  # two chunks of float32s and a part of one
 STEPS = 3
+
+
+def capture_everything(monkeypatch):
+    """Let all streams look as if a graph was being captured on them."""
+    for module in (allocation, launch_module):
+        monkeypatch.setattr(module, "is_capturing", lambda stream: True)
 
 
 def on_device(array, **options):
@@ -314,7 +320,7 @@ class Graph:
     def capture(self, step):
         launch = self._memory._launch
         with self._patch.context() as patch:
-            patch.setattr(launch_module, "is_capturing", lambda stream: True)
+            capture_everything(patch)
             patch.setattr(self._memory, "_launch", lambda *arguments: self._launches.append(arguments))
             step()
         self._launch = launch
@@ -561,7 +567,7 @@ def test_nothing_is_written_while_a_graph_is_captured(monkeypatch, options):
     p, g = on_device(np.ones(3)), on_device(np.ones(3))
     made, fresh = (Adam(p, **options) for _ in range(2))
     made.step(g)
-    monkeypatch.setattr(launch_module, "is_capturing", lambda stream: True)
+    capture_everything(monkeypatch)
     made.step(g)
     before = "take one step with the same arrays and settings before the capture"
     with pytest.raises(RuntimeError, match=f"the gradients changed while a CUDA graph is captured.*{before}"):
@@ -576,7 +582,7 @@ def test_settings_that_change_just_before_a_capture(monkeypatch):
     made, g = Adam(on_device(np.ones(3))), on_device(np.ones(3))
     made.step(g)
     made.lr = 0.5
-    monkeypatch.setattr(launch_module, "is_capturing", lambda stream: True)
+    capture_everything(monkeypatch)
     with pytest.raises(
         RuntimeError, match=r"the settings or .* changed while a CUDA graph is captured, or just before"
     ):
@@ -589,7 +595,7 @@ def test_settings_that_change_just_before_a_capture(monkeypatch):
 def test_a_graph_cannot_wait(monkeypatch):
     made, g = Adam(on_device(np.ones(3)), on_nonfinite="raise"), on_device(np.ones(3))
     made.step(g)
-    monkeypatch.setattr(launch_module, "is_capturing", lambda stream: True)
+    capture_everything(monkeypatch)
     with pytest.raises(RuntimeError, match='on_nonfinite="raise" waits for the device'):
         made.step(g)
     assert made.t == 1
