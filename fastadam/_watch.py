@@ -17,62 +17,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 HEARS_SIGNALS, NANOSECONDS, LOOK_AT, END_AT, HALTED, LOOKS, RAISED, N_WORDS = 0, 1, 2, 3, 4, 5, 6, 9
-"""Words of a watch, and their number; the last three have the class of the exception that a handler raised, the
-exception and its traceback."""
+"""Words of a watch: whether to run the handlers of signals, the time limit, the times of the next look and of the end,
+why the call was given up, the number of looks, and three words for the class, value and traceback of an exception."""
 
 BY_HANDLER, BY_TIME = 1, 2
-"""Values of the word `HALTED`, beside 0."""
+"""Reasons to give up, see `HALTED`; 0 is none."""
 
 LOOK_EVERY = 100_000_000
-"""Nanoseconds from one look to the next; a call that ends before the first one is not interrupted."""
+"""Nanoseconds from one look to the next; a call that ends before the first look is not interrupted."""
 
 NEVER = 2**62
-"""A time in nanoseconds that does not come."""
+"""A time that is never reached, in nanoseconds; the current time can still be added to it."""
 
 
 class OutOfTimeError(Exception):
-    """The time given to a compiled call was up before its end."""
+    """The time limit of a compiled call was reached before its end."""
 
 
 class Watch:
-    """Words that a compiled call looks at to learn whether to give up.
+    """Time limit and signals of a compiled call, which takes `words` as an argument.
 
-    Begin with `start`, make the call with `words`, and end with `check`.
+    Call `start` before the compiled call, and `check` after it.
     """
 
     def __init__(self) -> None:
         self.words: NDArray[np.int64] = np.zeros(N_WORDS, np.int64)
         self.end = math.inf
-        """Time to give up at, by `time.monotonic`."""
+        """Time at which to give up, by `time.monotonic`."""
 
     def start(self) -> None:
-        """Start again; signals are for the main thread, as everywhere in Python."""
+        """Start anew; only the main thread handles signals, as always in Python."""
         left = self.end - time.monotonic()
         self.words[HEARS_SIGNALS] = threading.get_ident() == threading.main_thread().ident
         self.words[NANOSECONDS] = NEVER if left > 1e9 else max(0, int(left * 1e9))
         self.words[LOOK_AT] = self.words[HALTED] = self.words[LOOKS] = 0
 
     def run_out(self) -> None:
-        """Give up as the time is up."""
+        """Mark the call as given up at its time limit."""
         self.words[HALTED] = BY_TIME
 
     @property
     def halted(self) -> bool:
-        """Whether the call gave up."""
+        """Whether the call was given up."""
         return bool(self.words[HALTED])
 
     def check(self) -> None:
-        """Raise what a handler raised, or OutOfTimeError, if the call gave up."""
+        """Raise the exception of a handler, or OutOfTimeError, if the call was given up."""
         if self.words[HALTED] == BY_TIME:
             raise OutOfTimeError
         if self.words[HALTED] == BY_HANDLER:
             raised = [ctypes.c_void_p(int(word) or None) for word in self.words[RAISED:]]
             self.words[RAISED:] = 0
-            ctypes.pythonapi.PyErr_Restore(*raised)  # it raises here, as ctypes looks for an error after the call
+            ctypes.pythonapi.PyErr_Restore(*raised)  # raises here: ctypes checks for an error after the call
 
 
 class SignalsHeld(AbstractContextManager["SignalsHeld"]):
-    """Context in which signals that arrive in the main thread wait for `handle`."""
+    """Context in which signals of the main thread wait for `handle`: for loops of calls that belong together."""
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
@@ -86,7 +86,7 @@ class SignalsHeld(AbstractContextManager["SignalsHeld"]):
                     if callable(handler):
                         self._handlers[number] = handler
                         signal.signal(number, self._note)
-            except BaseException:  # by the handler of a signal that arrived before it was replaced
+            except BaseException:  # raised for a signal that arrived before its handler was replaced
                 self._put_back()
                 raise
         return self
@@ -108,5 +108,5 @@ class SignalsHeld(AbstractContextManager["SignalsHeld"]):
 
     def _put_back(self) -> None:
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._note:  # and not another one, set by a handler
+            if signal.getsignal(number) == self._note:  # otherwise a handler has set another one
                 signal.signal(number, handler)

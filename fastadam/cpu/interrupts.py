@@ -1,10 +1,10 @@
-"""How compiled code hears of signals and of the time: it looks now and then whether it is to go on.
+"""Signals and time limits in compiled code, which checks regularly whether to give up.
 
-Python handles signals between its own instructions, of which there are none in a compiled call. So the thread that made
-the call lets Python run the handlers of what has arrived, ten times a second, and gives up where one of them raises, as
-that of Ctrl-C does. Handlers that return change nothing. By the same look it sees whether the time given is up.
+Python handles signals between its own instructions, of which there are none in a compiled call. Therefore the thread
+that made the call lets Python run the handlers of pending signals ten times per second, and gives up if one of them
+raises, as that of Ctrl-C does. Handlers that return change nothing. The same check compares the time with its limit.
 
-What is given up is left as it was before: the caller reads from the words whether the call went on to its end.
+The words of a `Watch` tell the caller whether the call was completed or given up.
 """
 
 import numpy as np
@@ -31,14 +31,14 @@ from fastadam.cpu.atomics import clock, load, store
 from fastadam.cpu.jit import JIT_DISABLED, inner
 
 UNWATCHED: NDArray[np.int64] = np.zeros(N_WORDS, np.int64)
-"""The words of a call that ends in a moment, and does not look."""
+"""The words of a call that is too short to be interrupted, and never looks."""
 
 UNWATCHED[LOOK_AT] = NEVER
 
 
 @intrinsic
 def _handler_raises(typingctx, words):
-    """Let Python run the handlers of the signals that have arrived; True if one raises, what it raised being kept."""
+    """Let Python run the handlers of pending signals; return whether one has raised, and keep its exception."""
 
     def codegen(context, builder, signature, arguments):
         python = context.get_python_api(builder)
@@ -58,7 +58,7 @@ def _handler_raises(typingctx, words):
 
 @inner
 def begin(words):
-    """Called first in a compiled call: when it is to look, and when to end."""
+    """Set the times of the first look and of the end; to be called first in a compiled call."""
     if words[LOOK_AT] == 0:
         now = clock()
         words[LOOK_AT] = now + LOOK_EVERY
@@ -67,7 +67,7 @@ def begin(words):
 
 @inner
 def is_halted(words):
-    """Whether to give up."""
+    """Check whether the call is to be given up."""
     return load(words, HALTED) != 0
 
 
@@ -83,7 +83,7 @@ def _look(words, now):
 
 @inner
 def look(words, now):
-    """Called by the thread that made the call, with the time: look if it is time to; returns whether to give up."""
+    """Look for signals if it is time to; return whether to give up. Called by the thread that made the call."""
     if now >= words[LOOK_AT] and not is_halted(words):
         _look(words, now)
     return is_halted(words)
@@ -91,7 +91,7 @@ def look(words, now):
 
 @inner
 def gives_up(words, thread):
-    """Called by any thread in the middle of its work: thread 0 made the call, and looks."""
+    """Check whether to give up, in the middle of the work of any thread; thread 0, which made the call, also looks."""
     if thread == 0:
         return look(words, clock())
     return is_halted(words)
@@ -100,5 +100,5 @@ def gives_up(words, thread):
 if JIT_DISABLED:  # Python itself runs the handlers
 
     def _handler_raises(words):
-        """No handler waits."""
+        """No handler waits without compilation."""
         return False

@@ -1,13 +1,13 @@
-"""CUDA: the formulas compiled for NVIDIA GPUs, the steps of optimizers whose arrays lie there, and the estimators' fits.
+"""CUDA: the formulas compiled for NVIDIA GPUs, steps of optimizers whose arrays lie there, and fits of the estimators.
 
-It needs the extra `cuda` (`pip install 'fastadam[cuda]'`), which `import fastadam` does not load. The optimizers load it
-when they are given arrays on a device. `fastadam.cuda.kernels` has the rules for your own `@cuda.jit` kernels.
+It needs the extra `cuda` (`pip install 'fastadam[cuda]'`), which `import fastadam` does not load. The optimizers load
+it when they are given arrays on a device. `fastadam.cuda.kernels` has the rules for your own `@cuda.jit` kernels.
 
 Modules that have a twin in `fastadam.cpu` have its name. Read from the inside out: `jit` is the compiler, and `views`
 the access to memory by address; `storage` has numbers in fewer bytes; `segments` says where the parameters lie;
 `element`, `chunk`, `gradients`, `step` and `minifloat` are the kernels of a step; `allocation`, `state` and `launch`
-their memory and launches; `arrays` checks the arrays of a user, and `stepper` makes the steps of an optimizer. `layers`,
-`losses`, `dropout`, `engine` and `network` train the estimators, and predict.
+their memory and launches; `arrays` checks the arrays of a user, and `stepper` makes the steps of an optimizer.
+`layers`, `losses`, `dropout`, `engine` and `network` train the estimators, and predict.
 """
 
 from importlib.util import find_spec

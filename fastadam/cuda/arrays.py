@@ -68,8 +68,8 @@ def described(name: str, array: Any, streams: dict[Any, int] | None = None) -> D
     if not is_device_array(array):
         kind = f"{type(array).__module__}.{type(array).__name__}".removeprefix("builtins.")
         raise TypeError(
-            f"{name} must lie on a CUDA device, as other arrays given here do, got {kind}: move it there, or the others to "
-            "the host"
+            f"{name} must lie on a CUDA device, as other arrays given here do, got {kind}: move it there, or "
+            "the others to the host"
         )
     if getattr(array, "requires_grad", False):
         array = array.detach()
@@ -289,8 +289,8 @@ def _check_memory(name: str, array: DeviceArray) -> None:
         raise ValueError(f"{name} must be contiguous, got strides that leave gaps for shape {array.shape}")
     if array.address % array.dtype.itemsize:
         raise ValueError(
-            f"{name} must begin at a multiple of {array.dtype.itemsize} bytes, the size of its elements, got the address "
-            f"{array.address:#x}"
+            f"{name} must begin at a multiple of {array.dtype.itemsize} bytes, the size of its elements, got the "
+            f"address {array.address:#x}"
         )
 
 

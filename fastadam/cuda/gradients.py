@@ -71,7 +71,7 @@ def gradient_alignment(dtype: str, sums: bool, lanes: int) -> Callable[..., bool
 
 # --- the norm ---------------------------------------------------------------------------------------------------------
 
-LARGE, SMALLER = 2.0**490, 2.0**-600
+LARGE_GRADIENT, LARGE_SCALED_BY = 2.0**490, 2.0**-600
 """Squares of float64s beyond the first would overflow, and are taken of the numbers times the second."""
 
 NORM_TASKS = 3 if SIMULATED else 2048
@@ -136,8 +136,8 @@ def _adding(*, with_large: bool) -> Callable[..., Any]:
     @device
     def add(g, total, large):
         x = np.float64(g)
-        if with_large and abs(x) >= LARGE:
-            large += (x * SMALLER) * (x * SMALLER)
+        if with_large and abs(x) >= LARGE_GRADIENT:
+            large += (x * LARGE_SCALED_BY) * (x * LARGE_SCALED_BY)
         else:
             total += x * x
         return total, large

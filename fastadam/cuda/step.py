@@ -17,7 +17,7 @@ import numpy as np
 
 from fastadam.cuda.chunk import Pass, alignment, group_numbers, part_of_chunk
 from fastadam.cuda.element import count_of_scalars, step_scalars
-from fastadam.cuda.gradients import SMALLER
+from fastadam.cuda.gradients import LARGE_SCALED_BY
 from fastadam.cuda.jit import THREADS, cuda, device, formula, in_module, kernel
 from fastadam.cuda.minifloat import step_over_codes
 from fastadam.cuda.segments import FIRST_CHUNK, chunk_bounds, entry, places_of, word
@@ -143,7 +143,7 @@ def _norm(shared, thread, sums_at, n_sums):
     _sum_shared(shared, thread)
     norm = math.sqrt(shared[0])
     if shared[THREADS] != 0.0:
-        norm = math.sqrt(norm * SMALLER * (norm * SMALLER) + shared[THREADS]) / SMALLER
+        norm = math.sqrt(norm * LARGE_SCALED_BY * (norm * LARGE_SCALED_BY) + shared[THREADS]) / LARGE_SCALED_BY
     return norm
 
 

@@ -9,10 +9,10 @@ from fastadam.cuda.views import loader, memory
 from fastadam.formulas import storage
 from fastadam.formulas.backend import from_text
 
-DECODERS = {"float16": formula(storage.from_float16), "bfloat16": formula(storage.from_bfloat16)}
+_DECODERS = {"float16": formula(storage.from_float16), "bfloat16": formula(storage.from_bfloat16)}
 """Functions that return the value of a number in two bytes, in float32."""
 
-ENCODERS = {"float16": formula(storage.to_float16), "bfloat16": formula(storage.to_bfloat16)}
+_ENCODERS = {"float16": formula(storage.to_float16), "bfloat16": formula(storage.to_bfloat16)}
 """Functions that return the bits of the nearest number in two bytes."""
 
 dither, seed_of = formula(storage.dither), formula(storage.seed_of)
@@ -51,15 +51,15 @@ def row(dtype: str, lanes: int) -> Row:
 
     `dtype` may also be "bfloat16".
     """
-    if dtype in DECODERS:
+    if dtype in _DECODERS:
         bits = row("uint16", lanes)
         decoded, encoded = each(lanes, "decode(bits[{lane}])"), each(lanes, "encode(values[{lane}])")
         read = ("load(address)", "bits = load_bits(address)", f"return {decoded}")
         write = ("store(address, values)", f"store_bits(address, {encoded})")
         return Row(
             bits.itemsize,
-            device(from_text(*read, load_bits=bits.load, decode=DECODERS[dtype])),
-            device(from_text(*write, store_bits=bits.store, encode=ENCODERS[dtype])),
+            device(from_text(*read, load_bits=bits.load, decode=_DECODERS[dtype])),
+            device(from_text(*write, store_bits=bits.store, encode=_ENCODERS[dtype])),
         )
     one = memory(dtype)
     if lanes == 1:

@@ -1,7 +1,7 @@
 """Layouts of the small tables on a device that a step reads and writes."""
 
 GRAD_SCALE, CLIP_VALUE, EMA_WEIGHT, MAX_NORM, SKIPS, IDLE = range(6)
-"""First row of the settings, in float64: what belongs to no group. A row for each group follows, whose columns are those
+"""First row of the settings, in float64: what belongs to no group. The rows of the groups follow, with the columns
 of `formulas.step`."""
 
 SETTINGS = 6

@@ -1,15 +1,9 @@
-"""What the CUDA kernels become on real GPUs, found out without one: registers, loads, spills. See `make test-cuda`."""
+"""Machine code of the kernels, compiled without a GPU: registers, loads, spills. See `make test-cuda`."""
 
-import os
 import re
 from collections import Counter
 
 import pytest
-
-pytest.importorskip("numba_cuda")
-if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-    pytest.skip("compiles for real, which the simulator replaces", allow_module_level=True)
-
 from numba import cuda
 from numba.cuda import types
 
