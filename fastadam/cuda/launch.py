@@ -195,7 +195,7 @@ class StepMemory:
         return kernels
 
     def _launch(self, compiled: Any, tasks: int, stream: Any, *arguments: int) -> None:
-        """Launch a kernel whose blocks take one task after the other; a configuration, which takes long to make, is kept."""
+        """Launch a kernel whose blocks take one task after the other; configurations are kept, as making one is slow."""
         blocks = min(tasks, self._most_blocks)
         key = (compiled, blocks, id(stream))
         if key not in self._configured:
