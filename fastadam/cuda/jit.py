@@ -37,7 +37,7 @@ WARP = 1 if SIMULATED else 32
 
 
 class NoDeviceError(RuntimeError):
-    """There is no CUDA device, or no driver for it."""
+    """Error raised if there is no CUDA device, or no driver for it."""
 
 
 def require_device() -> None:

@@ -91,9 +91,8 @@ class DeviceStepper:
     def _made(self, purpose: str, kind: Any, form: str) -> Any:
         """Make a flat array on the device with the parameters in a form of storage, each where its state begins."""
         flat = allocated(int(self.arrays.state_at[-1]), kind, purpose)
-        fill(
-            device_address(flat), flat.size, f"uint{8 * flat.dtype.itemsize}", 0
-        )  # also between the arrays, as on the host
+        # Also between the arrays, as on the host.
+        fill(device_address(flat), flat.size, f"uint{8 * flat.dtype.itemsize}", 0)
         self._convert(device_address(flat), form)
         return flat
 

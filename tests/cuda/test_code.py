@@ -18,7 +18,7 @@ from fastadam.formulas.storage import CODE_BLOCK
 from tests.helpers.machine_code import ARCHITECTURES, compiled
 
 RULES = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule) and rule is not rules.KEEP]
-"""All but that which changes no parameter: of it, the compiler leaves out loads and stores."""
+"""All rules but the one that changes no parameter, of which the compiler drops loads and stores."""
 EVERYTHING = {"decay": "coupled", "maximize": True, "scale": True, "clip": True, "ema": True, "zero_grad": True}
 OPTIONS = {
     "plain": {},
@@ -51,8 +51,11 @@ STEP = (types.int64,) * 8
 
 
 def most_registers(form):
-    """With 128, a multiprocessor of 65,536 registers holds two blocks of 256 threads, and with more, one: too few bytes
-    on the way to fill the memory's latency. Codes need more than others, and have fewer bytes to wait for."""
+    """Bound the registers of a thread.
+
+    With 128, a multiprocessor of 65,536 registers holds two blocks of 256 threads, and with more only one: too few
+    bytes in flight to hide the latency of memory. Codes need more registers, and have fewer bytes to wait for.
+    """
     return 96 if form.dtype == "float32" and form.spec.state != "uint8" else 128
 
 
@@ -92,7 +95,7 @@ def test_the_step_in_machine_code(form, architecture, table):
 
 
 def assert_wide(code, form):
-    """A whole chunk is loaded and stored in vectors, each of four elements, and every load comes before any store."""
+    """Check that a whole chunk is loaded and stored in vectors of four elements, and every load precedes any store."""
     loads, stores = moved(form)
     operations = [name.removesuffix(".CONSTANT") for name in code.operations()]
     for bits, suffix in ((128, ".128"), (64, ".64"), (32, "")):  # entries of the table are loaded by 64 bits besides
@@ -106,7 +109,7 @@ def assert_wide(code, form):
 
 
 def moved(form):
-    """Vectors of a whole chunk that a thread loads, and that it stores, by their bits."""
+    """Count the vectors of a whole chunk that a thread loads, and that it stores, by their bits."""
     spec, itemsize = form.spec, {"": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
     gradient = 32 * itemsize[spec.grad]
     rows = [32 * itemsize[spec.state]] * len(spec.rule.states) + [128] * spec.ema
@@ -117,12 +120,12 @@ def moved(form):
 
 
 def has_exact_division(code):
-    """Whether a division is followed up to the last bit: it checks for the cases that its quick way gets wrong."""
+    """Tell whether divisions are correctly rounded: they check for the cases that the fast way gets wrong."""
     return code.count(r"FCHK") > 0
 
 
 def has_exact_roots(code):
-    """Whether roots are: they begin at the reciprocal root and are corrected, not taken as estimated."""
+    """Tell whether roots are correctly rounded: an estimate of the reciprocal root, which is then corrected."""
     return code.count(r"MUFU\.RSQ") > 0 and code.count(r"MUFU\.SQRT") == 0
 
 
@@ -228,7 +231,7 @@ def test_a_kernel_of_the_users_own(architecture, table):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_kernel_that_spills_is_seen_to_spill(architecture):
-    """The negative control: the same kernel, with too few registers."""
+    """Negative control: the same kernel with too few registers."""
     kernel = step.step_kernel(Pass(StepSpec(rules.AMSGRAD)))
     code = compiled(kernel, STEP, architecture, max_registers=24)
     assert code.registers <= 24
@@ -238,7 +241,7 @@ def test_a_kernel_that_spills_is_seen_to_spill(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float64_in_a_float32_kernel_is_seen(architecture):
-    """The negative control: one Python number among float32s."""
+    """Negative control: one Python number among float32s."""
 
     @cuda.jit
     def careless(p):

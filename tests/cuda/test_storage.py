@@ -176,7 +176,7 @@ def half_on_device(x, form, shift=0):
     ],
 )
 def test_parameters_of_16_bits(form, shift, gradient_shift, options):
-    """On the host the same as an optimizer of the masters, which writes a copy."""
+    """Compare with an optimizer of the masters on the host, which writes a copy."""
     sizes = [600, 0, 5, 64] if options.get("state_dtype") == "uint8" else SIZES
     start = stored(naive.start(sum(sizes), np.float32), form)[1]
     there = [half_on_device(part, form, shift) for part in split(start, sizes)]
