@@ -195,7 +195,7 @@ class StepMemory:
         return kernels
 
     def _launch(self, compiled: Any, tasks: int, stream: Any, *arguments: int) -> None:
-        """Launch a kernel whose blocks take one task after the other; configurations are kept, as making one is slow."""
+        """Launch a kernel whose blocks take one task after the other; configurations, slow to make, are kept."""
         blocks = min(tasks, self._most_blocks)
         key = (compiled, blocks, id(stream))
         if key not in self._configured:

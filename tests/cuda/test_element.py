@@ -1,4 +1,4 @@
-"""What is done to an element in the same pass, under Numba's simulator, bit for bit."""
+"""All that is done to an element in the same pass, under Numba's simulator, bit for bit."""
 
 import numpy as np
 import pytest

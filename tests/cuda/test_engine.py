@@ -98,7 +98,7 @@ def test_a_single_layer(alpha):
 
 
 def test_full_batches_are_replayed(monkeypatch):
-    """What is captured, and replayed, is a step of a full batch; two come before it, and a short one is launched."""
+    """A step of a full batch is captured, after two that are not, and replayed; a short one is launched."""
     launched, captured = [], []
 
     def capture(launch):
