@@ -24,11 +24,12 @@ from numba import types
 
 from fastadam._memory import ALIGNMENT, aligned_zeros
 from fastadam._typing import Array
+from fastadam._watch import LOOK_EVERY, Watch
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.atomics import clock
 from fastadam.cpu.cores import default_threads
 from fastadam.cpu.dropout import drop_address
-from fastadam.cpu.interrupts import LOOK_EVERY, Watch, begin, is_halted, look
+from fastadam.cpu.interrupts import begin, is_halted, look
 from fastadam.cpu.jit import formula, inlined, inner, kernel
 from fastadam.cpu.losses import loss_address
 from fastadam.cpu.network import Dropout, Layout, Worker, gradient, panel_size, total_weight, work_size

@@ -16,8 +16,9 @@ from scipy import sparse
 
 from fastadam._memory import ALIGNMENT, writeable_view
 from fastadam._typing import Array
+from fastadam._watch import Watch
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu.interrupts import UNWATCHED, Watch, begin, gives_up, is_halted
+from fastadam.cpu.interrupts import UNWATCHED, begin, gives_up, is_halted
 from fastadam.cpu.jit import JIT_DISABLED, inlined, inner, kernel
 from fastadam.cpu.layers import addresses
 from fastadam.cpu.matmul import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul

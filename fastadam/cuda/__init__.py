@@ -1,20 +1,20 @@
-"""CUDA: the rules of `fastadam.formulas.rules` compiled for NVIDIA GPUs, and the optimizers on arrays that lie there.
+"""CUDA: the formulas compiled for NVIDIA GPUs, steps of optimizers whose arrays lie there, and fits of the estimators.
 
-Needs the extra `cuda` (`pip install 'fastadam[cuda]'`); `import fastadam` alone never loads it. The optimizers load it
-by themselves when they are given arrays on a device. `fastadam.cuda.kernels` has the rules for your own `@cuda.jit`
-kernels.
+It needs the extra `cuda` (`pip install 'fastadam[cuda]'`), which `import fastadam` does not load. The optimizers load
+it when they are given arrays on a device. `fastadam.cuda.kernels` has the rules for your own `@cuda.jit` kernels.
 
-Reads from the inside out: `jit` has the compiler and access to memory by address; `storage` the formats of fewer bytes;
-`chunk` what a thread does with its part of the parameters; `step` and `codes` the kernels; `launch` their memory and
-launches; `arrays` what is accepted as an array on a device; `stepper` makes the optimizers' steps there. `layers` and
-`network` train the estimators.
+Modules that have a twin in `fastadam.cpu` have its name. Read from the inside out: `jit` is the compiler, and `views`
+the access to memory by address; `storage` has numbers in fewer bytes; `segments` says where the parameters lie;
+`element`, `chunk`, `gradients`, `step` and `minifloat` are the kernels of a step; `allocation`, `state` and `launch`
+their memory and launches; `arrays` checks the arrays of a user, and `stepper` makes the steps of an optimizer.
+`layers`, `losses`, `dropout`, `engine` and `network` train the estimators, and predict.
 """
 
 from importlib.util import find_spec
 
 
 def is_available() -> bool:
-    """Whether there is a CUDA device, its driver, and the extra `cuda`.
+    """Tell whether there is a CUDA device, its driver, and the extra `cuda`.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""What lies on a CUDA device: any array that offers its memory by `__cuda_array_interface__` or DLPack."""
+"""Arrays on a CUDA device: the parameters, checked once, and the gradients of each step, checked against them.
+
+An array may be of any library that offers its memory by `__cuda_array_interface__` or DLPack.
+"""
 
 import math
 import sys
@@ -16,31 +19,31 @@ from fastadam.cuda.jit import INSTALL, SIMULATED, cuda
 from fastadam.formulas.storage import CODE_BLOCK, HALF_DTYPES
 
 LINE = 128
-"""Bytes: each segment of the state begins at a multiple of this, as the device's arrays do."""
+"""Bytes at whose multiples each segment of the state begins, as arrays of the device do."""
 
 BFLOAT16 = np.dtype("V2")
-"""As what arrays of bfloat16 offer their memory: NumPy has no such type."""
+"""Type that arrays of bfloat16 give in their interface, as NumPy has none."""
 
 
 class DeviceArray(NamedTuple):
-    """An array on a device, described."""
+    """Description of an array on a device."""
 
     address: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     order: str
-    """ "C", "F", or "" where it is not contiguous. """
+    """ "C", "F", or "" if the array is not contiguous. """
     writeable: bool
     device: int
     stream: Any
-    """The stream on which its library has queued what it does with it: a handle, or None."""
+    """Handle of the stream on which its library computes the array, or None."""
     owner: Any
     borrowed: bool = False
-    """Whether its library may use the memory for something else once `owner` is no more, whatever is launched."""
+    """Whether the memory may be reused as soon as `owner` is released, whatever has been launched."""
 
     @property
     def kind(self) -> str:
-        """The name of its dtype."""
+        """Name of the dtype."""
         return "bfloat16" if self.dtype == BFLOAT16 else self.dtype.name
 
     @property
@@ -50,12 +53,12 @@ class DeviceArray(NamedTuple):
 
     @property
     def span(self) -> tuple[int, int]:
-        """Where its memory begins and ends, if it is contiguous."""
+        """Begin and end of the memory of a contiguous array."""
         return self.address, self.address + self.size * self.dtype.itemsize
 
 
 def described(name: str, array: Any, streams: dict[Any, int] | None = None) -> DeviceArray:
-    """An array's memory, as it offers it; `streams` keeps what PyTorch has been asked already.
+    """Describe an array by the memory it offers; `streams` keeps the streams that PyTorch has been asked for.
 
     Raises
     ------
@@ -65,8 +68,8 @@ def described(name: str, array: Any, streams: dict[Any, int] | None = None) -> D
     if not is_device_array(array):
         kind = f"{type(array).__module__}.{type(array).__name__}".removeprefix("builtins.")
         raise TypeError(
-            f"{name} must lie on a CUDA device, as other arrays given here do, got {kind}: move it there, or bring the "
-            "others to the host"
+            f"{name} must lie on a CUDA device, as other arrays given here do, got {kind}: move it there, or "
+            "the others to the host"
         )
     if getattr(array, "requires_grad", False):
         array = array.detach()
@@ -83,11 +86,11 @@ def described(name: str, array: Any, streams: dict[Any, int] | None = None) -> D
 
 
 def _from_dlpack(array: Any) -> Any:
-    """CuPy's view of it: the array's library has CuPy's current stream wait for what it has queued itself."""
+    """View an array by CuPy: its library lets the current stream of CuPy wait for the work it has queued."""
     try:
         import cupy
     except Exception as error:
-        raise ImportError(f"arrays that offer DLPack alone need CuPy; {INSTALL}") from error
+        raise ImportError(f"arrays that only offer DLPack need CuPy; {INSTALL}") from error
     return cupy.from_dlpack(array)
 
 
@@ -108,7 +111,7 @@ def _order(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: in
 
 
 def _device_of(array: Any, address: int | None) -> int:
-    """The number of the device that holds an array."""
+    """Return the number of the device that holds an array."""
     if hasattr(array, "__dlpack_device__"):
         return int(array.__dlpack_device__()[1])
     if SIMULATED or not address:
@@ -118,12 +121,12 @@ def _device_of(array: Any, address: int | None) -> int:
     ordinal = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     error, device = driver.cuPointerGetAttribute(ordinal, address)
     if error != driver.CUresult.CUDA_SUCCESS:
-        raise ValueError(f"the address {address:#x} of an array is no memory of a CUDA device ({error.name})")
+        raise ValueError(f"the address {address:#x} of an array is not in the memory of a CUDA device ({error.name})")
     return int(device)
 
 
 def _stream_of(array: Any, interface: Mapping[str, Any], known: dict[Any, int]) -> int | None:
-    """The stream that an array's library works on now. PyTorch's arrays do not say, but PyTorch does."""
+    """Return the stream that the library of an array works on now; PyTorch has to be asked for it."""
     if type(array).__module__.partition(".")[0] != "torch":
         return interface.get("stream")
     device = array.device
@@ -133,7 +136,7 @@ def _stream_of(array: Any, interface: Mapping[str, Any], known: dict[Any, int]) 
 
 
 def stream_of(given: Any, arrays: Sequence[DeviceArray]) -> Any:
-    """The stream to launch on, as Numba takes it: the one given, else that of the first array that names one.
+    """Return the stream to launch on, for Numba: the one given, or else that of the first array that names one.
 
     Raises
     ------
@@ -157,11 +160,11 @@ def stream_of(given: Any, arrays: Sequence[DeviceArray]) -> Any:
 
 
 LEGACY = (0, 1)
-"""Handles of the default stream that all libraries share, unless they are told otherwise."""
+"""Handles of the default stream, which all libraries share by default."""
 
 
 def other_streams(launched_on: Any, arrays: Sequence[DeviceArray]) -> list[Any]:
-    """The streams on which arrays may still be written, but for the one of the launch: it has to wait for them."""
+    """Return the streams of the arrays other than that of the launch, which has to wait for them."""
     named = {array.stream for array in arrays} - {None}
     if SIMULATED or not named:
         return []
@@ -173,7 +176,7 @@ _STREAMS: dict[int, Any] = {}
 
 
 def _external_stream(handle: int) -> Any:
-    """The stream of another library: the same object for the same handle, by which launches are remembered."""
+    """Wrap the stream of another library, once per handle: launches are found by the identity of the object."""
     if handle not in _STREAMS:
         if len(_STREAMS) >= 64:
             _STREAMS.clear()
@@ -182,7 +185,7 @@ def _external_stream(handle: int) -> Any:
 
 
 class DeviceArrays:
-    """The arrays of parameters on a device: checked once, as each step's gradients are checked against them.
+    """The arrays of parameters on a device.
 
     Parameters
     ----------
@@ -190,22 +193,22 @@ class DeviceArrays:
         Writeable arrays of one dtype (float32, float64, float16 or bfloat16) on one device, each contiguous, none
         overlapping another.
     state_dtype : str, optional
-        In which the state is stored, where it is another than that of the parameters.
+        Type in which the state is stored, if it is another than that of the parameters.
 
     Attributes
     ----------
     names : tuple
-        The name of each array: a key, an index, or None for a single array.
+        Name of each array: a key, an index, or None for a single array.
     dtype : dtype
-        In which the step is computed: float32 or float64.
+        Type in which the step is computed: float32 or float64.
     stored : str
-        "float16" or "bfloat16" where the parameters are of that type; "" where they are of `dtype`.
+        "float16" or "bfloat16" if the parameters are of that type; "" if they are of `dtype`.
     offsets : ndarray of int64
-        Where each array's part begins in a state on the host, and its length.
+        First element of the part of each array in a state on the host, and length of the state.
     state_at : ndarray of int64
-        Where it begins in a row of the state on the device, and the row's length.
+        First element of the part of each array in a row of the state on the device, and length of the row.
     device : int
-        The device's number.
+        Number of the device.
     """
 
     def __init__(self, params: Any, state_dtype: str | None = None) -> None:
@@ -224,12 +227,12 @@ class DeviceArrays:
         self.offsets = _starts(sizes, CODE_BLOCK if state_dtype == "uint8" else 1)
         multiple = {"bfloat16": LINE // 2, "uint8": CODE_BLOCK, None: LINE // self.dtype.itemsize}[state_dtype]
         self.state_at = _starts(sizes, multiple)
-        self.state_at[-1] = max(self.state_at[-1], multiple)  # no row is without elements
+        self.state_at[-1] = max(self.state_at[-1], multiple)  # a row has at least one element
         spans = [array.span for array in self.arrays if array.size]
         self._span = (min(start for start, _ in spans), max(stop for _, stop in spans)) if spans else (0, 0)
 
     def locate(self, grads: Any, writeable: bool) -> tuple[list[int], list[DeviceArray]]:
-        """Check gradients; their addresses, and the arrays that lie there."""
+        """Check gradients, and return their addresses and their descriptions."""
         names, arrays = device_structure(grads, "grads")
         if names != self.names and set(names) == set(self.names):  # a dict in another order
             names, arrays = self.names, [arrays[names.index(name)] for name in self.names]
@@ -275,7 +278,7 @@ class DeviceArrays:
 
 
 def _starts(sizes: list[int], multiple: int) -> NDArray[np.int64]:
-    """Where each begins, at multiples of so many elements, and the end of the last."""
+    """Return where parts of these sizes begin, each at a multiple of `multiple` elements, and where the last ends."""
     starts = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum([-(-size // multiple) * multiple for size in sizes], out=starts[1:])
     return starts
@@ -286,8 +289,8 @@ def _check_memory(name: str, array: DeviceArray) -> None:
         raise ValueError(f"{name} must be contiguous, got strides that leave gaps for shape {array.shape}")
     if array.address % array.dtype.itemsize:
         raise ValueError(
-            f"{name} must begin at a multiple of {array.dtype.itemsize} bytes, its element's size, got the address "
-            f"{array.address:#x}"
+            f"{name} must begin at a multiple of {array.dtype.itemsize} bytes, the size of its elements, got the "
+            f"address {array.address:#x}"
         )
 
 
@@ -296,7 +299,7 @@ def _overlap(a: DeviceArray, b: DeviceArray) -> bool:
 
 
 def device_structure(arrays: Any, what: str) -> tuple[tuple[Any, ...], list[DeviceArray]]:
-    """The names of the arrays (keys, indices, or one None for a single array) and the arrays, described."""
+    """Return the names of the arrays (keys, indices, or one None for a single array) and their descriptions."""
     names: tuple[Any, ...] = (None,)
     values: list[Any] = [arrays]
     if isinstance(arrays, Mapping):

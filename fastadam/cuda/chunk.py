@@ -1,103 +1,51 @@
-"""A chunk of the parameters: what a thread does with its part of one, and where the chunks are.
+"""The part of a chunk that a thread updates, and the description of a step that it is compiled from.
 
-The virtual concatenation of all arrays goes through in chunks of a fixed number of elements. A part of a chunk is
-either a few vectors, of a chunk that is whole and lies at addresses that vectors may have, or one element of any other.
-Both are the same text with other numbers: every load comes before the first store, since a store to one array might,
-for all that the compiler knows, change another; the arithmetic is the same.
+The virtual concatenation of all arrays is cut into chunks of a fixed number of elements. A part is either a few
+vectors, if the chunk is whole and lies at addresses that vectors may have, or one element. Both come from one text with
+different numbers: every load precedes the first store, since the compiler must assume that a store to one array changes
+another. The arithmetic is the same.
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastadam.cuda.jit import ACCESS_BYTES, SIMULATED, THREADS, WORD, device, formula, memory
-from fastadam.cuda.storage import POSITIVE, SIGNED, Codec, dithered_store, each, row, seed_of
-from fastadam.formulas import rules
+from fastadam.cuda.element import count_of_scalars, element
+from fastadam.cuda.gradients import gradient_alignment, gradient_loader, gradient_zeroing
+from fastadam.cuda.jit import SIMULATED, THREADS, device
+from fastadam.cuda.segments import entry
+from fastadam.cuda.state import StateRow, state_rows
+from fastadam.cuda.storage import POSITIVE, SIGNED, Codec, dithered_store, row, seed_of
+from fastadam.cuda.tables import SCALARS
+from fastadam.cuda.views import ACCESS_BYTES, loader, memory
 from fastadam.formulas.backend import from_text
-from fastadam.formulas.step import DECAY, EMA, StepSpec, preparation
+from fastadam.formulas.step import GROUP, StepSpec
 from fastadam.formulas.storage import CODE_BLOCK
 
-FIRST_CHUNK, DITHER_AT, COLUMNS = 5, 6, 7
-"""Columns of the table of segments, a row for each segment, that only CUDA has: its first chunk, and the index from
-which its elements are dithered: that which the host gives them. The columns before are those of `formulas.step`, whose
-`OFFSET` is an index into each row of the state. The row after the last segment has the number of chunks."""
-
-# The counters, in int64: steps, skipped steps, and whether the last gradient was not finite.
-T, SKIPPED, NONFINITE = range(3)
-
-COUNTERS = 3
-
-EXTRA_AT = 2
-"""What a step takes of each group, in the type of the parameters: `DECAY` and `ACTIVE`, then the gradient's factor, its
-bound and the weight of the average, and from `SCALARS` on the scalars of the rule."""
-
-SCALARS = EXTRA_AT + 3
-
 UNROLL = 2
-"""Vectors of each array that a thread loads before it stores: enough bytes on their way to fill its latency."""
-
-
-class StateRow(NamedTuple):
-    """A row of the state: what it holds, and where it begins."""
-
-    name: str
-    dtype: str
-    share: int
-    """Elements of the parameters that share one of it."""
-    wide: int
-    """It begins behind so many bytes for each element of the parameters, ..."""
-    narrow: int
-    """... and so many for each `CODE_BLOCK` of them."""
-
-    def nbytes(self, width: int) -> int:
-        """Its size, for so many elements of the parameters."""
-        return width // self.share * np.dtype("uint16" if self.dtype == "bfloat16" else self.dtype).itemsize
-
-    def start(self, width: int) -> int:
-        """Where it begins, behind the first of the state's bytes."""
-        return self.wide * width + self.narrow * (width // CODE_BLOCK)
+"""Vectors of each array that a thread loads before it stores: enough bytes in flight to hide the latency of memory."""
 
 
 class Pass(NamedTuple):
-    """What is compiled into a kernel."""
+    """Description of a step kernel: the step, and the type it is computed in."""
 
     spec: StepSpec
     dtype: str = "float32"
 
     @property
     def gradient(self) -> str:
-        """The type of the gradients."""
+        """Type of the gradients."""
         return self.spec.grad or self.dtype
 
     @property
     def rows(self) -> tuple[StateRow, ...]:
-        """The state: that of the rule, the average, and the scales of a state of one byte."""
-        rule, stored = self.spec.rule, self.spec.state
-        kinds = [(name, stored or self.dtype, 1) for name in rule.states]
-        if self.spec.ema:
-            kinds += [("ema", self.dtype, 1)]
-        if stored == "uint8":
-            kinds += [(f"{name}_scale", self.dtype, CODE_BLOCK) for name in rule.states]
-        rows: list[StateRow] = []
-        wide = narrow = 0
-        for name, dtype, share in kinds:
-            rows.append(StateRow(name, dtype, share, wide, narrow))
-            itemsize = rows[-1].nbytes(CODE_BLOCK) // (CODE_BLOCK // share)
-            wide, narrow = wide + itemsize * (share == 1), narrow + itemsize * (share != 1)
-        return tuple(rows)
-
-    def state_bytes(self, width: int) -> int:
-        """Bytes of the state, in whole words, for so many elements of the parameters."""
-        stops = [row.start(width) + row.nbytes(width) for row in self.rows]
-        return -(-max(stops, default=0) // WORD) * WORD
+        """Rows of the state."""
+        return state_rows(self.spec, self.dtype)
 
     @property
     def row_size(self) -> int:
-        """Numbers that a step takes of a group."""
-        return SCALARS + scalars_of(self.spec.rule)
+        """Numbers that a step takes of each group."""
+        return SCALARS + count_of_scalars(self.spec.rule)
 
     @property
     def lanes(self) -> int:
@@ -106,165 +54,72 @@ class Pass(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """Vectors of a thread; the simulator's few threads need more of them for a block of codes."""
+        """Vectors of a thread; the few threads of the simulator need more of them to fill a block of codes."""
         least = CODE_BLOCK // (THREADS * self.lanes) if SIMULATED and self.spec.state == "uint8" else 0
         return max(UNROLL, least)
 
     @property
     def chunk(self) -> int:
-        """Elements of a chunk; of codes, whole blocks."""
+        """Elements of a chunk; with codes, whole blocks of them."""
         return THREADS * self.parts * self.lanes
 
 
-def scalars_of(rule: rules.Rule) -> int:
-    """How many scalars a rule takes behind the state."""
-    return len(inspect.signature(rule.update).parameters) - 2 - len(rule.states)
-
-
-# --- where the chunks are -------------------------------------------------------------------------------------------
-
-_word = memory("int64").load
-
-
-@device
-def entry(segments, k, column):
-    """An entry of the table of segments."""
-    return _word(segments + WORD * (k * COLUMNS + column))
-
-
-@device
-def segment_of(segments, count, chunk):
-    """The last segment whose first chunk is not behind this one: one without elements has none of its own."""
-    low, high = np.int64(0), np.int64(count)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _word(segments + WORD * (middle * COLUMNS + FIRST_CHUNK)) <= chunk:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-# --- one element ----------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def element(form: Pass) -> Callable[..., tuple[Any, ...]]:
-    """What a step does to an element: returns the parameter and its state, from these and a group's numbers."""
-    spec = form.spec
-    states, prepare, update = len(spec.rule.states), preparation(spec, formula), formula(spec.rule.update)
-    average = formula(rules.ema)
-
-    if not spec.rule.states:
-
-        @device
-        def apply(p, g, state, numbers):
-            return (update(p, g, *numbers[SCALARS:]),)
-
-    else:
-
-        @device
-        def apply(p, g, state, numbers):
-            return update(p, g, *(state[:states] + numbers[SCALARS:]))
-
-    @device
-    def plain(p, g, state, numbers):
-        p, g = prepare(p, g, numbers[DECAY], numbers[EXTRA_AT:SCALARS])
-        return apply(p, g, state, numbers)
-
-    @device
-    def averaged(p, g, state, numbers):
-        p, g = prepare(p, g, numbers[DECAY], numbers[EXTRA_AT:SCALARS])
-        new = apply(p, g, state, numbers)
-        return new + (average(state[states], new[0], numbers[EXTRA_AT + EMA]),)  # noqa: RUF005 - Numba adds tuples
-
-    return averaged if spec.ema else plain
-
-
-# --- the gradient, of one row or summed over several ----------------------------------------------------------------
-
-_HEAD = "gradient(gradients, rows, count, k, i)"
-
-_OF_ROW = f"word(gradients + {WORD} * (row * count + k)) + i * itemsize"
-
-
-@functools.cache
-def gradient_loader(dtype: str, sums: bool, lanes: int) -> Callable[..., Any]:
-    """What loads the gradient of elements from `i` on of segment k, as a tuple.
-
-    `gradients` has the address of each segment, in each row. Rows are summed in the type that is computed with.
-    """
-    access = row(dtype, lanes)
-    lines = ["row = 0", f"g = load({_OF_ROW})"]
-    if sums:
-        total = each(lanes, "g[{lane}] + x[{lane}]")
-        lines += ["for row in range(1, rows):", f"    x = load({_OF_ROW})", f"    g = {total}"]
-    names = {"word": _word, "load": access.load, "itemsize": access.itemsize}
-    return device(from_text(_HEAD, *lines, "return g", **names))
-
-
-@functools.cache
-def gradient_zeroing(dtype: str, sums: bool, lanes: int) -> Callable[..., None]:
-    """What leaves zeros in every row of it."""
-    kind = "uint16" if row(dtype, lanes).itemsize == 2 else dtype
-    access, rows = row(kind, lanes), "rows" if sums else "1"
-    names = {"word": _word, "store": access.store, "itemsize": access.itemsize}
-    names |= {"zeros": (np.dtype(kind).type(0),) * lanes}
-    lines = (f"for row in range({rows}):", f"    store({_OF_ROW}, zeros)")
-    return device(from_text(_HEAD, *lines, **names))
-
-
-@functools.cache
-def gradient_alignment(dtype: str, sums: bool, lanes: int) -> Callable[..., bool]:
-    """Whether vectors may be loaded from where the gradients of segment k begin."""
-    vector = lanes * row(dtype, lanes).itemsize
-
-    @device
-    def aligned(gradients, rows, count, k):
-        bits = _word(gradients + WORD * k)
-        if sums:
-            for row_of in range(1, rows):
-                bits |= _word(gradients + WORD * (row_of * count + k))
-        return bits % vector == 0
-
-    return aligned
-
-
-@functools.cache
-def alignment(form: Pass) -> Callable[..., bool]:
-    """Whether a whole chunk of segment k may go through in vectors. The state is always at addresses that allow it."""
-    gradient = gradient_alignment(form.gradient, form.spec.sums, form.lanes)
-    copy_bytes = 2 * form.lanes
-
-    @device
-    def aligned(p, copy, gradients, rows, count, k):
-        return p % ACCESS_BYTES == 0 and copy % copy_bytes == 0 and gradient(gradients, rows, count, k)
-
-    return aligned
-
-
-# --- a thread's part of a chunk -------------------------------------------------------------------------------------
-
-
 def is_positive(form: Pass, r: int) -> bool:
-    """Whether a row of the state is never negative."""
+    """Tell whether a row of the state is never negative."""
     return form.spec.rule.states[r] in form.spec.rule.positive
 
 
 def codec_of(form: Pass, r: int) -> Codec:
-    """What encodes a row of the state in one byte."""
+    """Return the codec of a row of the state that is stored in one byte."""
     return POSITIVE if is_positive(form, r) else SIGNED
 
 
-class Text:
-    """What a thread does with its part of a chunk, as a text, since it is written out for each vector and each lane.
+@functools.cache
+def group_numbers(form: Pass) -> Callable[..., Any]:
+    """Make the function that loads the numbers of the group of segment k."""
+    load, nbytes = loader(form.dtype, form.row_size), form.row_size * memory(form.dtype).itemsize
 
-    Of the names in it, `i` is the thread's first element in the segment, `at` the same in the state, `index` that of
-    the dither. Part u of it has the parameters p{u}, the gradients g{u}, the rows of the state s{u}_{row} and, if they
-    are codes, their scales c{u}_{row}; and n{u}_{lane} is what became of a lane of them, the parameter first.
+    @device
+    def numbers(segments, k, numbers_at):
+        return load(numbers_at + entry(segments, k, GROUP) * nbytes)
+
+    return numbers
+
+
+@functools.cache
+def alignment(form: Pass) -> Callable[..., bool]:
+    """Make the function that tells whether a whole chunk of segment k may be updated in vectors.
+
+    Addresses of the state always allow it.
+    """
+    gradient, copy_bytes = gradient_alignment(form.gradient, form.spec.sums, form.lanes), 2 * form.lanes
+
+    @device
+    def aligned(places, gradients, k):
+        return places[0] % ACCESS_BYTES == 0 and places[1] % copy_bytes == 0 and gradient(gradients, k)
+
+    return aligned
+
+
+class Text:
+    """Text of the function that updates a thread's part of a chunk, written out for each vector and each lane.
+
+    Its arguments are the first element `i` of the part in its segment; the segment of the chunk and its bounds in it,
+    see `segments.chunk_bounds`; the `places` of the segment, see `segments.places_of`; the `gradients`, see
+    `gradients.py`; the address of the state, the width of its rows and the step; and the `numbers` of the group. In the
+    text, `at` is the first element in a row of the state, and `index` its dither. Vector u has the parameters p{u}, the
+    gradients g{u}, the rows of the state s{u}_{row} and, if they are codes, their scales c{u}_{row}; n{u}_{lane} is the
+    new value of a lane, the parameter first.
     """
 
-    ARGUMENTS = "p, copy, gradients, rows, count, k, i, state, width, at, index, t, numbers"
+    ARGUMENTS = "i, chunk, places, gradients, state, numbers"
+
+    UNPACKED = (
+        "k, start, stop = chunk",
+        "p, copy, offset, dither_at = places",
+        "state_at, width, t = state",
+        "at, index, within = offset + i, dither_at + i, i - start",
+    )
 
     def __init__(self, form: Pass, *, whole: bool) -> None:
         self.form = form
@@ -274,7 +129,7 @@ class Text:
         self.scales = {r: len(self.rows) + r for r in codes}
         spec = form.spec
         self.names: dict[str, Any] = {
-            "element": element(form),
+            "element": element(spec),
             "seed_of": seed_of,
             "load_gradient": gradient_loader(form.gradient, spec.sums, self.lanes),
             "zero": gradient_zeroing(form.gradient, spec.sums, self.lanes),
@@ -293,29 +148,29 @@ class Text:
             self.names["store_copy"] = row(spec.copy, self.lanes).store
 
     def further(self, u: int) -> int:
-        """Elements from the thread's first to that of part u."""
+        """Elements from the first of the part to the first of vector u."""
         return u * THREADS * self.lanes
 
     def place(self, r: int, u: int) -> str:
-        """The address of part u of a row of the state."""
+        """Address of vector u of a row of the state."""
         kept = self.form.rows[r]
         access = row(kept.dtype, self.lanes)
         if kept.share == 1:
-            return f"state + {kept.wide} * width + at * {access.itemsize} + {self.further(u) * access.itemsize}"
-        start = f"state + {kept.wide} * width + width // {CODE_BLOCK} * {kept.narrow}"
+            return f"state_at + {kept.wide} * width + at * {access.itemsize} + {self.further(u) * access.itemsize}"
+        start = f"state_at + {kept.wide} * width + width // {CODE_BLOCK} * {kept.narrow}"
         return f"{start} + (at + {self.further(u)}) // {CODE_BLOCK} * {access.itemsize}"
 
     def loads(self) -> Iterable[str]:
-        """Everything that is read."""
+        """Lines that load everything."""
         itemsize = row(self.form.dtype, self.lanes).itemsize
         for u in range(self.parts):
             yield f"p{u} = load_p(p + i * {itemsize} + {self.further(u) * itemsize})"
-            yield f"g{u} = load_gradient(gradients, rows, count, k, i + {self.further(u)})"
+            yield f"g{u} = load_gradient(gradients, k, i + {self.further(u)})"
             yield from (f"s{u}_{r} = load_{r}({self.place(r, u)})" for r in self.rows)
             yield from (f"c{u}_{r} = load_scale({self.place(scale, u)})[0]" for r, scale in self.scales.items())
 
     def arithmetic(self) -> Iterable[str]:
-        """What the step does to each element."""
+        """Lines that update each element."""
         for u in range(self.parts):
             for lane in range(self.lanes):
                 state = "".join(self._old(u, r, lane) + ", " for r in self.rows)
@@ -326,11 +181,11 @@ class Text:
         return f"decode_{r}({stored}, c{u}_{r})" if r in self.scales else stored
 
     def new(self, u: int, item: int) -> str:
-        """What became of part u: of its parameters, item 0, or of a row of its state."""
+        """Tuple of the new values of vector u: of the parameters, item 0, or of a row of the state."""
         return "(" + "".join(f"n{u}_{lane}[{item}], " for lane in range(self.lanes)) + ")"
 
     def stores(self) -> Iterable[str]:
-        """Everything that is written, but codes."""
+        """Lines that store everything but codes."""
         spec, itemsize = self.form.spec, row(self.form.dtype, self.lanes).itemsize
         for u in range(self.parts):
             yield f"store_p(p + i * {itemsize} + {self.further(u) * itemsize}, {self.new(u, 0)})"
@@ -343,12 +198,16 @@ class Text:
             if spec.copy:
                 yield f"store_copy(copy + i * 2 + {self.further(u) * 2}, {self.new(u, 0)})"
             if spec.zero_grad:
-                yield f"zero(gradients, rows, count, k, i + {self.further(u)})"
+                yield f"zero(gradients, k, i + {self.further(u)})"
+
+    def compiled(self, arguments: str, *lines: str, **names: Any) -> Callable[..., None]:
+        """Compile the function of these lines; `arguments` are those it takes after the common ones."""
+        head = f"part({self.ARGUMENTS}{arguments})"
+        return device(from_text(head, *self.UNPACKED, *lines, **self.names, **names))
 
 
 @functools.cache
 def part_of_chunk(form: Pass, *, whole: bool) -> Callable[..., None]:
-    """What a thread does with its vectors of a whole chunk, or with one element."""
+    """Make the function that updates a thread's vectors of a whole chunk, or one element."""
     text = Text(form, whole=whole)
-    lines = [*text.loads(), *text.arithmetic(), *text.stores()]
-    return device(from_text(f"part({Text.ARGUMENTS})", *lines, **text.names))
+    return text.compiled("", *text.loads(), *text.arithmetic(), *text.stores())

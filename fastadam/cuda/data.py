@@ -1,6 +1,6 @@
-"""Data of the estimators that lies on a device already, and what is given back for it.
+"""Data of the estimators on a device, and predictions in the library of such data.
 
-Its library may be filling it still, on a stream of its own: whatever was launched is waited for before it is read.
+The library of an array may still be filling it, on a stream of its own: all launches are waited for before it is read.
 """
 
 import sys
@@ -12,24 +12,24 @@ from fastadam._typing import Array
 from fastadam.buffers import FLOAT_DTYPES
 from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.arrays import DeviceArray, described
+from fastadam.cuda.devices import synchronize
 from fastadam.cuda.jit import SIMULATED, cuda
-from fastadam.cuda.launch import synchronize
 
 
 class DeviceMatrix:
-    """A matrix on the device, taken in place where it is contiguous and float32 or float64; else converted there.
+    """A matrix on the device, used in place if it is contiguous and float32 or float64, and converted there if not.
 
-    It has what code of the host asks of data: a shape, a dtype, and copies of some rows.
+    Code of the host finds in it a shape, a dtype, and copies of some rows.
 
     Parameters
     ----------
     X : array
-        On the current device, of real numbers: all but float32 becomes float64.
+        Array of real numbers on the current device; any type but float32 becomes float64.
 
     Raises
     ------
     TypeError
-        If its elements are no numbers.
+        If its elements are not numbers.
     ValueError
         If it lies on another device than the current one.
     """
@@ -47,7 +47,7 @@ class DeviceMatrix:
             self._blemish = self._find_blemish()
 
     def _find_blemish(self) -> float:
-        """NaN if there is one, else an infinity if there is one, else 0."""
+        """Return NaN if there is one, otherwise infinity if there is one, otherwise 0."""
         xp = self.runtime.xp
         with np.errstate(over="ignore", invalid="ignore"):
             if np.isfinite(float(abs(self.array.sum()))):
@@ -58,21 +58,21 @@ class DeviceMatrix:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all elements are."""
+        """Whether all elements are finite."""
         return self._blemish == 0
 
     @property
     def outline(self) -> Array:
-        """An array on the host of this shape and dtype, which takes no memory and is finite just where this one is."""
+        """Array on the host of this shape and dtype that takes no memory, and is finite if and only if this one is."""
         return np.broadcast_to(np.array(self._blemish, self.dtype), self.shape)
 
     def __getitem__(self, rows: Array) -> Array:
-        """A copy of some rows on the host."""
+        """Copy some rows to the host."""
         with self.runtime.working():
             return self.runtime.to_host(self.array[self.runtime.xp.asarray(rows)])
 
     def of_dtype(self, dtype: Any) -> Any:
-        """The array itself, or converted."""
+        """Return the array, converted if necessary."""
         with self.runtime.working():
             converted = self.array.astype(dtype, copy=False)
         synchronize()
@@ -80,7 +80,7 @@ class DeviceMatrix:
 
 
 def brought_to_host(name: str, array: Any) -> Array:
-    """A copy on the host; `name` is for the messages.
+    """Copy an array to the host; `name` is for the messages.
 
     Raises
     ------
@@ -94,9 +94,9 @@ def brought_to_host(name: str, array: Any) -> Array:
 
 
 def in_kind_of(given: Any, values: Any) -> Any:
-    """Values of the host or of CuPy as an array of the library that `given` is of, on the device.
+    """Convert values of NumPy or CuPy to an array of the library of `given`, on the device.
 
-    What no device holds, as strings, stays on the host.
+    Values that no device holds, such as strings, stay on the host.
     """
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "biufc":
@@ -118,6 +118,6 @@ def _on_current_device(name: str, array: Any) -> DeviceArray:
     if given.device != current:
         raise ValueError(
             f"{name} must lie on the current CUDA device, {current}, got one on device {given.device}: make that the "
-            f"current one, as by cupy.cuda.Device({given.device}).use()"
+            f"current one, for example by cupy.cuda.Device({given.device}).use()"
         )
     return given

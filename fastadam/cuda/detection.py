@@ -9,7 +9,7 @@ from fastadam.buffers import FlatBuffer
 
 
 def on_device(arrays: Any) -> bool:
-    """Whether this is, or holds, an array that lies on a CUDA device."""
+    """Tell whether an object is an array on a CUDA device, or a list, tuple or mapping that holds one."""
     if isinstance(arrays, Mapping):
         arrays = list(arrays.values())
     if isinstance(arrays, list | tuple):
@@ -18,7 +18,7 @@ def on_device(arrays: Any) -> bool:
 
 
 def is_device_array(array: Any) -> bool:
-    """Whether an array offers memory of a CUDA device, by `__cuda_array_interface__` or DLPack."""
+    """Tell whether an array offers memory of a CUDA device, by `__cuda_array_interface__` or DLPack."""
     if isinstance(array, np.ndarray | FlatBuffer):
         return False
     if getattr(array, "requires_grad", False) is True:  # PyTorch offers no interface for these
@@ -29,4 +29,4 @@ def is_device_array(array: Any) -> bool:
 
 
 _CUDA_MEMORY = (2, 13)
-"""What DLPack calls a device's own memory, and memory managed by the driver."""
+"""DLPack's numbers of device memory, and of memory managed by the driver."""

@@ -1,33 +1,43 @@
-"""Dropout on a device: the mask of `fastadam.formulas.dropout`, computed where it is needed."""
+"""Dropout, compiled for CUDA: the mask of `formulas.dropout`, computed where it is needed."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadam.cuda.jit import WORD, device, formula, memory
+from fastadam.cuda.jit import device, formula
+from fastadam.cuda.views import WORD, memory
 from fastadam.formulas.dropout import limit_of, mask_by
 
 MASK_SEED, LIMIT, FACTOR, ORDER_AT, POSITION_AT, STEPS_AT = range(6)
-"""A table of words: what the mask is a function of, and what the others are multiplied by, in the type of the elements;
-then addresses: of the order of the samples, of the place of the batch's first in it (a float64), and of the number of
-steps before this one."""
+"""Entries of the table of a mask: seed, limit, and factor of the units that are kept, in the type of the elements; then
+addresses: of the order of the samples, of the position of the batch in it (a float64), and of the number of steps
+before this one."""
 
 
 def mask_table(
     seed: int, rate: float, dtype: np.dtype[Any], order_at: int, position_at: int, steps_at: int
 ) -> NDArray[Any]:
-    """The table, on the host."""
+    """Make the table of a mask, on the host."""
     table = np.array([seed, int(limit_of(rate)), 0, order_at, position_at, steps_at], np.int64)
     table[FACTOR:ORDER_AT].view(dtype)[0] = 1.0 / (1.0 - rate)
     return table
 
 
+class Dropping(NamedTuple):
+    """Functions that read the table of a mask, and apply it."""
+
+    opened: Callable[..., Any]
+    """`opened(table)` returns the mask; each thread calls it once."""
+    dropped: Callable[..., Any]
+    """`dropped(x, mask, row of the batch, layer, unit)` returns 0 or the scaled element."""
+
+
 @functools.cache
-def dropping(dtype: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What reads the table, once a thread; and what drops an element of a row of the batch, or scales it up."""
+def dropping(dtype: str) -> Dropping:
+    """Make the functions of a mask for elements of a type."""
     of_step, of_row, is_off = mask_by(formula)
     load, word, read, zero = memory(dtype).load, memory("int64").load, memory("float64").load, np.dtype(dtype).type(0)
 
@@ -43,4 +53,4 @@ def dropping(dtype: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         bits, samples, limit, factor = mask
         return zero if is_off(of_row(bits, word(samples + WORD * row), layer), unit, limit) else x * factor
 
-    return opened, dropped
+    return Dropping(opened, dropped)

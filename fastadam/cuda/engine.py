@@ -1,9 +1,9 @@
-"""A network trained on a CUDA device: what `fastadam.cpu.engine.Engine` does on the host, with the same interface.
+"""Training of a network on a CUDA device, with the interface of `cpu.engine.Engine`.
 
-Data, parameters and the optimizer's state lie on the device, and nothing comes back within an epoch. A step is a row of
-launches: matrix products by cuBLAS, through CuPy, and between them the kernels of `layers.py`, `losses.py` and
-`step.py`. Those of a full batch are captured in a CUDA graph once and replayed, as small networks are bound by
-launching.
+Data, parameters and the state of the optimizer lie on the device, and nothing comes back within an epoch. A step is a
+sequence of launches: matrix products by cuBLAS, through CuPy, and between them the kernels of `layers.py`, `losses.py`
+and `step.py`. The launches of a full batch are captured in a CUDA graph once and replayed, as launching takes most of
+the time of small networks.
 """
 
 import math
@@ -19,13 +19,13 @@ from scipy import sparse
 
 from fastadam._memory import array_in_memory
 from fastadam._typing import Array
+from fastadam._watch import LOOK_EVERY, SignalsHeld, Watch
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu.interrupts import LOOK_EVERY, SignalsHeld, Watch
 from fastadam.cuda import runtime as runtimes
-from fastadam.cuda.chunk import T
+from fastadam.cuda.devices import blocks_for, most_blocks, synchronize
 from fastadam.cuda.dropout import mask_table
-from fastadam.cuda.jit import THREADS, WORD
-from fastadam.cuda.launch import Segments, StepMemory, blocks_for, most_blocks, synchronize
+from fastadam.cuda.jit import THREADS
+from fastadam.cuda.launch import StepMemory
 from fastadam.cuda.layers import (
     BATCH,
     COUNTED,
@@ -43,56 +43,58 @@ from fastadam.cuda.layers import (
 )
 from fastadam.cuda.losses import loss_kernel, loss_tasks
 from fastadam.cuda.runtime import Runtime
-from fastadam.cuda.step import GRAD_SCALE, MAX_NORM
+from fastadam.cuda.segments import Segments
+from fastadam.cuda.tables import GRAD_SCALE, MAX_NORM, T
+from fastadam.cuda.views import WORD
 from fastadam.formulas.losses import LOSSES
 from fastadam.formulas.network import Samples, Update
 from fastadam.formulas.step import ACTIVE, DECAY, HYPER, carried_column, clipping
 
 WARM_UP = 2
-"""Steps before one is captured: they compile, and let cuBLAS take its memory."""
+"""Steps before one is captured: they compile, and let cuBLAS allocate its memory."""
 
 LOOK_SECONDS = LOOK_EVERY / 1e9
-"""From one look at signals and the time to the next."""
+"""Seconds from one look at signals and the time to the next."""
 
 WEIGHTS, BIASES = range(2)
 """Groups of the settings."""
 
 
 class DeviceEngine(AbstractContextManager["DeviceEngine"]):
-    """Trains a network on given samples, on a CUDA device; as `fastadam.cpu.engine.Engine` does on the host.
+    """Training of a network on given samples, on a CUDA device.
 
-    `watch`, `t` and `loss` are as there.
+    `watch`, `t` and `loss` are those of `cpu.engine.Engine`.
 
     Parameters
     ----------
     params : FlatBuffer
-        Parameters with the layout of `network.shapes_of`, on the host: brought up to date after each epoch.
+        Parameters on the host with the layout of `formulas.network.shapes_of`, updated after each epoch.
     activations : sequence of str
-        Of the hidden layers.
+        Activations of the hidden layers.
     samples : Samples
-        The data: copied to the device once, and an array that is there already not at all. Sparse rows stay sparse
-        there, and those of a batch are made dense.
+        Data, copied to the device once, unless they are there already. Sparse rows stay sparse there, and those of a
+        batch are made dense.
     loss : str
-        A name among `losses.LOSSES`.
+        Name in `formulas.losses.LOSSES`.
     update : Update
-        What is done with a gradient; its state is brought up to date after each epoch, too.
+        Update of the parameters; its state on the host is updated after each epoch, too.
     n_rows, batch_size : int
-        Samples of an epoch, and of a step.
+        Numbers of samples of an epoch, and of a step.
     alpha, loss_setting : float
-        Strength of the L2 penalty; the loss's own number.
+        Strength of the L2 penalty, and parameter of the loss.
     clip_norm : float or None
-        Bound on the norm of the whole gradient, the penalty's part with it.
+        Bound on the norm of the whole gradient, that of the penalty included.
     dropout : float
-        Part of the hidden units that are off in each step, for each sample others; 0 for none.
+        Fraction of hidden units dropped at each step, independently per sample.
     seed : int
-        Says which: the same as on the host.
+        Seed of the dropped units, which are those of the host.
     runtime : Runtime, optional
-        CuPy by default.
+        Array module and stream; those of CuPy by default.
 
     Raises
     ------
     MemoryError
-        If it does not fit the device.
+        If the network and its samples do not fit the device.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
             ) from error
 
     def _allocate(self, samples: Samples, n_rows: int, alpha: float, loss_setting: float) -> None:
-        synchronize()  # memory that is taken again, of predictions, may still be read on other streams
+        synchronize()  # other streams may still read freed memory of predictions that is reused
         xp, dtype, rows = self._runtime.xp, self._params.dtype, self._batch_size
         self._csr = self._sparse_rows(samples) if samples.X.shape[0] == 0 else ()
         self._X, self._Y, self._weight = (xp.asarray(a) for a in (samples.X, samples.y, samples.weight))
@@ -158,22 +160,22 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._weights_norm = self._norm_memory()
 
     def _sparse_rows(self, samples: Samples) -> tuple[Any, ...]:
-        """The values, the columns and the bounds of a CSR matrix on the device."""
+        """Copy the values, the columns and the bounds of a CSR matrix to the device."""
         shape = samples.indptr.size - 1, self._units[0]
         matrix = sparse.csr_matrix((samples.data, samples.indices, samples.indptr), shape)
-        if not matrix.has_canonical_format:  # two entries in one place would be one lost
+        if not matrix.has_canonical_format:  # of two entries in one place, one would be lost
             matrix = matrix.copy()
             matrix.sum_duplicates()
         return tuple(self._runtime.xp.asarray(part) for part in (matrix.data, matrix.indices, matrix.indptr))
 
     def _mask_memory(self, seed: int) -> Any:
-        """What says which units are off, see `dropout.py`."""
+        """Make the table of the dropout mask, see `dropout.py`."""
         at = self._runtime.address
         where = at(self._order), at(self._batch) + WORD * POSITION, self._memory.counters_at + WORD * T
         return self._runtime.xp.asarray(mask_table(seed, self._dropout, self._params.dtype, *where))
 
     def _drops(self, layer: int) -> bool:
-        """Whether units of a layer are off: of a hidden one."""
+        """Tell whether units of a layer are dropped: of hidden layers only."""
         return self._dropout > 0 and layer < len(self._functions) - 1
 
     def _step_memory(self, width: int) -> StepMemory:
@@ -190,7 +192,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         return memory
 
     def _norm_memory(self) -> StepMemory:
-        """The weights alone, of which the penalty is."""
+        """Make the memory of a step over the weights only, whose norm is the penalty."""
         names = [name for name in self._params if name.startswith("W")]
         at, itemsize = self._runtime.address(self._p), self._params.dtype.itemsize
         addresses = [at + self._params.offsets[name] * itemsize for name in names]
@@ -207,7 +209,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
     # --- an epoch -----------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Compile all that an epoch needs, and capture a step: by steps on the device whose results are not used."""
+        """Compile all that an epoch needs, and capture a step, by steps on the device whose results are not used."""
         size, rows = self._order.size, self._batch_size
         with self._runtime.working():
             for count in [rows] * (WARM_UP + 1) + [size % rows] * (size % rows > 0):
@@ -218,8 +220,8 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
     def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
         """Train on the samples in this order, with these hyper-parameters, which a step may change.
 
-        Returns the mean loss, and the step count that was `t` before. It may have been given up, which is raised by
-        itself or by `watch.check`: parameters, `group`, `t` and `loss` are those of the last whole step.
+        Returns the mean loss, and the number of steps, which was `t` before. If the epoch was given up, this method or
+        `watch.check` raises; then parameters, `group`, `t` and `loss` are those of the last whole step.
         """
         self.watch.start()
         raised = None
@@ -239,7 +241,8 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
     def _steps(self, size: int, signals: SignalsHeld) -> None:
         """Launch the steps of an epoch; a signal raises between two of them.
 
-        So many are in the queue that waiting for them takes no longer than the host does from one look to the next.
+        The number of steps in the queue is bounded so that to wait for them takes no longer than from one look to the
+        next.
         """
         rows, began = self._batch_size, time.monotonic()
         launched, since = 0, began
@@ -257,7 +260,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
                     break
 
     def _step(self, rows: int) -> None:
-        """A step on the next rows: replayed where it has been captured."""
+        """Make a step on the next rows; it is replayed if it has been captured."""
         capture = self._runtime.capture
         if rows < self._batch_size or capture is None:
             self._launch_step(rows)
@@ -285,7 +288,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._order[:] = xp.asarray(np.ascontiguousarray(order, np.int64))
         self._batch[:] = xp.zeros(BATCH, np.float64)
         self._p[:size] = xp.asarray(self._params.flat)
-        memory.write_state([self._state_row(k) for k in range(len(self._update.spec.rule.states))])
+        memory.state.write([self._state_row(k) for k in range(len(self._update.spec.rule.states))])
         rule = self._update.spec.rule
         settings = np.zeros((3, memory.settings_width))
         settings[0, [GRAD_SCALE, MAX_NORM]] = 1.0, np.inf if self._clip_norm is None else self._clip_norm
@@ -298,11 +301,11 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
             memory.carried = np.full(2, group[carried_column(rule)])
 
     def _download(self, group: Array) -> tuple[float, int]:
-        """Bring parameters and state back to the host; the mean loss, and the steps."""
+        """Copy parameters and state to the host; return the mean loss, and the number of steps."""
         memory, rule, size = self._memory, self._update.spec.rule, self._params.flat.size
         batch = self._runtime.to_host(self._batch)
         self._params.flat[:] = self._runtime.to_host(self._p)[:size]
-        rows = memory.read_state()
+        rows = memory.state.read()
         for k in range(len(rule.states)):
             self._state_row(k)[:] = rows[k, :size]
         if rule.carry is not None:
@@ -311,13 +314,13 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         return float(loss), int(memory.counters[T])
 
     def _state_row(self, k: int) -> Array:
-        """A row of the optimizer's own state, on the host."""
+        """View a row of the state of the optimizer on the host."""
         return array_in_memory(int(self._update.state_addresses[k]), self._params.flat.size, self._params.dtype)
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def _launch_step(self, rows: int) -> None:
-        """All launches of a step on so many rows."""
+        """Launch all parts of a step on `rows` rows."""
         self._begin(rows)
         self._forward(rows)
         self._find_deltas(rows)
@@ -350,7 +353,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._launch(compiled, min(rows, most_blocks()), *map(at, self._csr), *batch, at(target))
 
     def _matrix(self, flat: Any, name: str) -> Any:
-        """A weight matrix, or its gradient, as a view of the flat array."""
+        """View a weight matrix, or its gradient, in the flat array."""
         start, shape = self._params.offsets[name], self._params[name].shape
         return flat[start : start + shape[0] * shape[1]].reshape(shape)
 
@@ -379,17 +382,17 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._launch(compiled, self._loss_blocks(rows), at(self._outputs[-1]), at(self._targets), *weights, *where)
 
     def _backward(self, rows: int) -> None:
-        """Gradients of all layers, from the last on: a layer's deltas take the place of nothing that is still read."""
+        """Compute the gradients of all layers, from the last on; the deltas of a layer overwrite nothing still read."""
         at, xp, dtype = self._runtime.address, self._runtime.xp, self._params.dtype.name
         for k in reversed(range(len(self._functions))):
             last = k == len(self._functions) - 1
             D = (self._outputs[-1] if last else self._deltas[k])[:rows]
-            came_out = self._outputs[k + 1] if self._kept[k] is None else self._kept[k]
+            needed = self._outputs[k + 1] if self._kept[k] is None else self._kept[k]
             compiled, columns = backward_kernel(self._functions[k], dtype, self._drops(k)), self._units[k + 1]
             out, blocks = self._address_in(self._g, f"b{k}"), -(-columns // TILE)
-            self._launch(compiled, blocks, at(D), at(came_out), rows, columns, out, *self._mask_of(k))
+            self._launch(compiled, blocks, at(D), at(needed), rows, columns, out, *self._mask_of(k))
             xp.dot(self._outputs[k][:rows].T, D, out=self._matrix(self._g, f"W{k}"))
-            if k > 0:  # nobody needs the gradient of the input
+            if k > 0:  # the gradient of the input is not needed
                 xp.dot(D, self._matrix(self._p, f"W{k}").T, out=self._deltas[k - 1][:rows])
 
     def _account(self, rows: int) -> None:
@@ -403,7 +406,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._launch(account_kernel(), 1, at(self._batch), rows, *where)
 
     def _penalize(self) -> None:
-        """Make the penalty's part one of the gradient, whose norm is to be bounded."""
+        """Add the derivative of the penalty to the gradient, whose norm is then bounded."""
         memory, behind = self._memory, self._runtime.address(self._g) - self._runtime.address(self._p)
         decay_at = memory.settings_at + WORD * ((1 + WEIGHTS) * memory.settings_width + DECAY)
         blocks = max(1, min(most_blocks(), self._weights_norm.chunks))
@@ -416,7 +419,7 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         )
 
     def _loss_blocks(self, rows: int) -> int:
-        """Blocks that find the deltas, each of which writes a sum."""
+        """Return the number of blocks that compute the deltas, each of which writes a sum."""
         return max(1, min(most_blocks(), loss_tasks(self._loss, rows, self._units[-1])))
 
     def _launch(self, compiled: Any, blocks: int, *arguments: int) -> None:

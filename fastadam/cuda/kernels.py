@@ -1,18 +1,19 @@
-"""The rules for your own `@cuda.jit` kernels: two functions a rule, compiled into the kernel that calls them.
+"""The rules for your own `@cuda.jit` kernels: two functions per rule, compiled into the kernel that calls them.
 
-`<rule>_scalars(p, t, *hyper)` gives what a step takes beside the arrays, as a tuple of numbers of the type of `p`'s
-elements: it computes in float64, from the number `t` of the step, counted from 1, and from the hyper-parameters. Call
-it once, before your loop.
+`<rule>_scalars(p, t, *hyper)` returns the scalars of a step, as a tuple of numbers of the type of the elements of `p`.
+It computes them in float64 from the number `t` of the step, counted from 1, and from the hyper-parameters. Call it
+once, before your loop.
 
 `<rule>_update(i, p, g, *state, scalars)` updates element i of the parameters `p` and of the arrays of the state, which
 are zeros before the first step, by element i of the gradient `g`.
 
 Arrays are flat, of one size, all float32 or all float64. Rules, states and hyper-parameters are those of the table in
-`fastadam.kernels`. In your loop keep to numbers of the arrays' type: one Python float makes its arithmetic float64.
+`fastadam.kernels`. Use only numbers of the type of the arrays in your loop: one Python float makes its arithmetic
+float64.
 
 Examples
 --------
-One step of Adam, in a kernel that finds the gradient itself:
+Steps of Adam, in a kernel that computes the gradient itself:
 
 >>> import numpy as np
 >>> from numba import cuda
@@ -33,7 +34,8 @@ array([-0.336, -0.336], dtype=float32)
 from collections.abc import Callable
 from typing import Any
 
-from fastadam.cuda.jit import cast_like, device, formula
+from fastadam.cuda.jit import device, formula
+from fastadam.cuda.views import cast_like
 from fastadam.formulas import rules
 from fastadam.formulas.backend import from_text
 
@@ -44,7 +46,7 @@ _DOC = """{purpose}
 
 
 def _functions_of(rule: rules.Rule) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The two functions of a rule, with its own argument names."""
+    """Make the two functions of a rule, with its own argument names."""
     summary = (rule.update.__doc__ or "").strip().split("\n\n")[0]
     states, hyper = [f"{name}_" for name in rule.states], ", ".join(rule.hyper)
     compute = {"cast_like": cast_like, "compute": formula(rule.scalars)}
@@ -53,7 +55,7 @@ def _functions_of(rule: rules.Rule) -> tuple[Callable[..., Any], Callable[..., A
     lines = [f"new = apply(p[i], g[i], *(({loads}) + scalars))", f"p[i] = {'new[0]' if states else 'new'}"]
     lines += [f"{name}[i] = new[{k}]" for k, name in enumerate(states, start=1)]
     update = device(from_text(f"update(i, p, g, {arguments}scalars)", *lines, apply=formula(rule.update)))
-    for function, purpose in ((scalars, "What a step takes."), (update, "One step of one element.")):
+    for function, purpose in ((scalars, "Return the scalars of a step."), (update, "Make one step of one element.")):
         function.__doc__ = _DOC.format(purpose=purpose, summary=summary)
     return scalars, update
 

@@ -1,8 +1,8 @@
-"""The kernels between a network's matrix products: gather a batch, bias and activation, derivatives, penalty.
+"""Kernels between the matrix products of a network: gather a batch, bias and activation, derivatives, penalty.
 
-The losses are in `losses.py`. The formulas are those of `fastadam.formulas.activations`, the same function objects. All
-sums are made in the same order for every launch of the same shape. What changes from batch to batch is read from device
-memory, so that a captured step can be replayed.
+The losses are in `losses.py`. The kernels compile the functions of `formulas.activations`. All sums are made in the
+same order for every launch of the same shape. Everything that changes from batch to batch is read from device memory,
+so that a captured step can be replayed.
 """
 
 import functools
@@ -10,30 +10,34 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.cuda.chunk import FIRST_CHUNK, entry, segment_of
 from fastadam.cuda.dropout import dropping
-from fastadam.cuda.jit import SIMULATED, THREADS, WORD, cuda, device, formula, in_module, kernel, memory
-from fastadam.cuda.step import IDLE, SHARED, sum_shared
+from fastadam.cuda.jit import SIMULATED, THREADS, cuda, device, formula, in_module, kernel
+from fastadam.cuda.segments import FIRST_CHUNK, chunk_bounds, entry
+from fastadam.cuda.sums import SHARED, sum_shared
+from fastadam.cuda.tables import IDLE
+from fastadam.cuda.views import WORD, memory
 from fastadam.formulas.activations import ACTIVATIONS
-from fastadam.formulas.step import P_AT, SIZE
+from fastadam.formulas.step import P_AT
 
-# What is known of a batch, in float64: the first of its samples in the order of the epoch; its weight; and, over the
-# epoch, the sum of the batches' losses, each times its samples, and the samples.
 POSITION, BATCH_WEIGHT, LOSS, COUNTED = range(4)
+"""Table of a batch, in float64: its first sample in the order of the epoch; its weight; and, over the epoch, the sum of
+the losses of the batches, each times its samples, and the samples."""
 
 BATCH = 4
+"""Length of the table."""
 
 TILE = 2 if SIMULATED else 8
-"""Columns that a block sums: 32 bytes of float32s, which is what memory gives at least."""
+"""Columns that a block sums: 32 bytes of float32s, the least that memory transfers."""
 
-LANES = THREADS // TILE
+PARTS = THREADS // TILE
+"""Threads that share the sum of a column."""
 
 _sum_shared = in_module(sum_shared, globals())
 
 
 @functools.cache
 def begin_kernel(dtype: str) -> Any:
-    """Sum the weights of the batch; set the decay that makes the penalty part of the loss. For one block.
+    """Sum the weights of the batch, and set the weight decay that makes the penalty part of the loss; for one block.
 
     The step of a batch without weight is idle.
     """
@@ -65,7 +69,7 @@ def begin_kernel(dtype: str) -> Any:
 
 @functools.cache
 def gather_kernel(dtype: str) -> Any:
-    """Copy the batch's rows of a matrix: row i is that of sample `order[position + i]`."""
+    """Copy the rows of the batch from a matrix: row i is the one of sample `order[position + i]`."""
     load, store, word = memory(dtype).load, memory(dtype).store, memory("int64").load
     read, itemsize = memory("float64").load, memory(dtype).itemsize
 
@@ -82,9 +86,9 @@ def gather_kernel(dtype: str) -> Any:
 
 @functools.cache
 def gather_sparse_kernel(dtype: str, index: str) -> Any:
-    """Write the batch's rows of a CSR matrix, whose indices are of the type `index`, as dense rows.
+    """Write the rows of the batch from a CSR matrix, whose indices are of the type `index`, as dense rows.
 
-    A block takes one row after the other. No row may have two entries in one place.
+    A block takes one row after the other. No row may have two entries of the same column.
     """
     load, store, word = memory(dtype).load, memory(dtype).store, memory("int64").load
     place, place_size = memory(index).load, memory(index).itemsize
@@ -110,10 +114,10 @@ def gather_sparse_kernel(dtype: str, index: str) -> Any:
 
 @functools.cache
 def activate_kernel(name: str, dtype: str, drops: bool = False) -> Any:
-    """Z ← f(Z + b), in one pass; `kept`, unless it is 0, gets what the derivative is computed from.
+    """Compute Z ← f(Z + b) in one pass; write what the derivative needs to `kept`, unless it is 0.
 
-    With `drops`, some units of this layer are then set to 0, and the others are scaled up: `mask` is the table that
-    says which, see `dropout.py`.
+    With `drops`, some units of this layer are then set to 0, and the others are scaled up: `mask` is the table of the
+    mask, see `dropout.py`.
     """
     value, by_input, t = formula(ACTIVATIONS[name].value), ACTIVATIONS[name].by_input, np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
@@ -138,10 +142,10 @@ def activate_kernel(name: str, dtype: str, drops: bool = False) -> Any:
 
 @functools.cache
 def backward_kernel(name: str, dtype: str, drops: bool = False) -> Any:
-    """D ← D · f'(z), in one pass with the gradient of the bias, the sums of the columns of D.
+    """Compute D ← D · f'(z) in one pass with the gradient of the bias, the sums of the columns of D.
 
-    A block takes `TILE` columns, and sums each in `LANES` parts. With `drops`, nothing comes back through the units
-    that were off, and what comes back through the others is scaled up as they were.
+    A block takes `TILE` columns, and sums each in `PARTS` parts. With `drops`, the derivatives of the units that were
+    off are 0, and those of the others are scaled up.
     """
     backward, t = formula(ACTIVATIONS[name].backward), np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
@@ -151,13 +155,13 @@ def backward_kernel(name: str, dtype: str, drops: bool = False) -> Any:
     def differentiate(D, X, rows, columns, out, mask, layer):
         shared = cuda.shared.array(THREADS, np.float64)
         thread, tile = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
-        lane = thread // TILE
+        part = thread // TILE
         if drops:
             off = opened(mask)
         while tile * TILE < columns:
             column, total = tile * TILE + thread % TILE, 0.0
             if column < columns:
-                for row in range(lane, rows, LANES):
+                for row in range(part, rows, PARTS):
                     at = (row * columns + column) * itemsize
                     d = load(D + at)
                     if drops:
@@ -166,8 +170,8 @@ def backward_kernel(name: str, dtype: str, drops: bool = False) -> Any:
                     store(D + at, d)
                     total += d
             shared[thread] = total
-            _sum_lanes(shared, thread)
-            if lane == 0 and column < columns:
+            _sum_parts(shared, thread)
+            if part == 0 and column < columns:
                 store(out + column * itemsize, shared[thread])
             cuda.syncthreads()
             tile += cuda.gridDim.x
@@ -176,7 +180,8 @@ def backward_kernel(name: str, dtype: str, drops: bool = False) -> Any:
 
 
 @device
-def _sum_lanes(shared, thread):
+def _sum_parts(shared, thread):
+    """Sum the parts of each column into those of the first threads."""
     half = THREADS // 2
     while half >= TILE:
         cuda.syncthreads()
@@ -188,21 +193,21 @@ def _sum_lanes(shared, thread):
 
 @functools.cache
 def penalize_kernel(dtype: str, chunk_elements: int) -> Any:
-    """Add the penalty's part to the gradient of the weights, which lies so many bytes behind them.
+    """Add the derivative of the penalty to the gradient of the weights, which lies `behind` bytes after them.
 
-    `segments` is the table of the weights, see `chunk.py`; at `decay_at` is the penalty's strength, in float64.
+    `segments` is the table of the weights, see `segments.py`; at `decay_at` is the strength of the penalty, in float64.
     """
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
-    read, t = memory("float64").load, np.dtype(dtype).type
+    read, t, bounds = memory("float64").load, np.dtype(dtype).type, chunk_bounds(chunk_elements)
 
     @kernel
     def penalize(segments, count, behind, decay_at):
         thread, chunk = np.int64(cuda.threadIdx.x), np.int64(cuda.blockIdx.x)
         chunks, decay = entry(segments, count, FIRST_CHUNK), t(read(decay_at))
         while chunk < chunks:
-            k = segment_of(segments, count, chunk)
-            start, p = (chunk - entry(segments, k, FIRST_CHUNK)) * chunk_elements, entry(segments, k, P_AT)
-            for i in range(start + thread, min(start + chunk_elements, entry(segments, k, SIZE)), THREADS):
+            k, start, stop = bounds(segments, count, chunk)
+            p = entry(segments, k, P_AT)
+            for i in range(start + thread, stop, THREADS):
                 at = p + i * itemsize
                 store(at + behind, load(at + behind) + decay * load(at))
             chunk += cuda.gridDim.x
@@ -212,7 +217,7 @@ def penalize_kernel(dtype: str, chunk_elements: int) -> Any:
 
 @functools.cache
 def account_kernel() -> Any:
-    """Add the batch's loss, the penalty in it, to that of the epoch, and go on to the next batch. For one block."""
+    """Add the loss of the batch, penalty included, to that of the epoch, and go on to the next batch; for one block."""
     read, write = memory("float64").load, memory("float64").store
 
     @kernel
@@ -238,5 +243,5 @@ def account_kernel() -> Any:
 
 
 def kept_by(name: str) -> bool:
-    """Whether the derivative of an activation is computed from what went in."""
+    """Tell whether the derivative of an activation is computed from its input."""
     return ACTIVATIONS[name].by_input

@@ -1,4 +1,4 @@
-"""Losses on a device: kernels that turn outputs into deltas, in place, by the formulas of `formulas.losses`.
+"""Losses, compiled for CUDA: kernels that turn outputs into deltas, in place.
 
 Each block writes its part of the weighted sum of the losses, in float64; `layers.account_kernel` adds the parts up.
 """
@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fastadam.cuda.jit import THREADS, WORD, cuda, device, formula, in_module, kernel, memory
+from fastadam.cuda.jit import THREADS, cuda, device, formula, in_module, kernel
 from fastadam.cuda.layers import BATCH_WEIGHT
-from fastadam.cuda.step import SHARED, sum_shared
+from fastadam.cuda.sums import SHARED, sum_shared
+from fastadam.cuda.views import WORD, memory
 from fastadam.formulas.losses import LOSSES, class_log_loss
 
 _sum_shared = in_module(sum_shared, globals())
@@ -21,16 +22,17 @@ _sum_shared = in_module(sum_shared, globals())
 def loss_kernel(name: str, dtype: str) -> Any:
     """Turn outputs into deltas, in place.
 
-    Its arguments: the outputs, the targets and the weights of the batch, by address, and whether it has weights; the
-    batch; rows and columns; where the loss's own number is, and where the parts of the sum will be.
+    The arguments of the kernel are the addresses of the outputs, the targets and the weights of the batch, and whether
+    it has weights; the address of the table of the batch; rows and columns; the addresses of the parameter of the loss,
+    and of the parts of the sum.
     """
     return _softmax_kernel(dtype) if LOSSES[name].term is None else _elementwise_kernel(name, dtype)
 
 
 def loss_tasks(name: str, rows: int, columns: int) -> int:
-    """How many blocks have something to do: as many as elements or rows need."""
+    """Return the number of blocks that the elements, or the rows, need."""
     if LOSSES[name].term is None:
-        return -(-rows // (THREADS // lanes_of(columns)))
+        return -(-rows // (THREADS // threads_per_row(columns)))
     return -(-rows * columns // THREADS)
 
 
@@ -61,23 +63,22 @@ def _elementwise_kernel(name: str, dtype: str) -> Any:
 # --- a whole row ----------------------------------------------------------------------------------------------------
 
 
-def lanes_of(columns):
-    """Threads that share a row: a power of two, no more than a block has."""
-    lanes = 1
-    while lanes < columns and lanes < THREADS:
-        lanes *= 2
-    return lanes
+def threads_per_row(columns):
+    """Return the number of threads that share a row: a power of two, no more than a block has."""
+    sharing = 1
+    while sharing < columns and sharing < THREADS:
+        sharing *= 2
+    return sharing
 
 
-_lanes_of, _exp = device(lanes_of), formula(lambda x: math.exp(x))
+_threads_per_row, _exp = device(threads_per_row), formula(lambda x: math.exp(x))
 
 
 @functools.cache
 def _softmax_kernel(dtype: str) -> Any:
-    """The multinomial log-loss: each row is shared by lanes, and goes through three times.
+    """Compile the multinomial log-loss: several threads share a row, and go through it three times.
 
-    The sum over the classes is made lane by lane, and then of the lanes in pairs, where the host goes from left to
-    right.
+    Each thread sums its classes, and then the threads sum in pairs, where the host sums from left to right.
     """
     term, t = formula(class_log_loss), np.dtype(dtype).type
     load, store, itemsize = memory(dtype).load, memory(dtype).store, memory(dtype).itemsize
@@ -88,25 +89,25 @@ def _softmax_kernel(dtype: str) -> Any:
     def loss(Z, Y, weights, has_weights, batch, rows, columns, setting_at, sums):
         shared, values = cuda.shared.array(SHARED, np.float64), cuda.shared.array(THREADS, t)
         thread, scale, s = np.int64(cuda.threadIdx.x), read(batch + WORD * BATCH_WEIGHT), t(read(setting_at))
-        lanes = np.int64(_lanes_of(columns))
-        lane, tile, total = thread % lanes, THREADS // lanes, 0.0
+        sharing = np.int64(_threads_per_row(columns))
+        place, tile, total = thread % sharing, THREADS // sharing, 0.0
         first = np.int64(cuda.blockIdx.x) * tile
         while first < rows:
-            row = first + thread // lanes
-            stop = columns if row < rows else 0  # the threads of no row take part in what the others wait for
+            row = first + thread // sharing
+            stop = columns if row < rows else 0  # threads without a row take part in the barriers
             z_at, y_at = Z + row * columns * itemsize, Y + row * columns * itemsize
             largest, summed, value = lowest, t(0), t(0)
-            for j in range(lane, stop, lanes):
+            for j in range(place, stop, sharing):
                 largest = _greater(largest, load(z_at + j * itemsize))
-            largest = greatest_of(values, thread, lane, lanes, largest)
-            for j in range(lane, stop, lanes):
+            largest = greatest_of(values, thread, place, sharing, largest)
+            for j in range(place, stop, sharing):
                 e = _exp(load(z_at + j * itemsize) - largest)
                 store(z_at + j * itemsize, e)
                 summed += e
-            summed = sum_of(values, thread, lane, lanes, summed)
+            summed = sum_of(values, thread, place, sharing, summed)
             weight = load(weights + row * itemsize) if has_weights and row < rows else t(1)
             factor = t(weight / scale if scale > 0.0 else 0.0)
-            for j in range(lane, stop, lanes):
+            for j in range(place, stop, sharing):
                 part, slope = term(load(z_at + j * itemsize) / summed, load(y_at + j * itemsize), s, t)
                 value += part
                 store(z_at + j * itemsize, slope * factor)
@@ -131,20 +132,20 @@ def _sum(a, b):
 
 
 def _joined(join: Callable[..., Any]) -> Callable[..., Any]:
-    """What joins the values of all lanes of each row, and gives the result to each of them."""
+    """Make the function that joins the values of all threads of a row, and returns the result to each of them."""
 
     @device
-    def joined(values, thread, lane, lanes, value):
+    def joined(values, thread, place, sharing, value):
         values[thread] = value
-        half = lanes // 2
+        half = sharing // 2
         while half > 0:
             cuda.syncthreads()
-            if lane < half:
+            if place < half:
                 values[thread] = join(values[thread], values[thread + half])
             half //= 2
         cuda.syncthreads()
-        result = values[thread - lane]
-        cuda.syncthreads()  # before anyone writes the next ones there
+        result = values[thread - place]
+        cuda.syncthreads()  # before a thread writes its next value there
         return result
 
     return joined

@@ -1,4 +1,4 @@
-"""Predictions on a device, of data that lies there, which stay there."""
+"""Predictions of a network for data on a device, where they stay."""
 
 import functools
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from typing import Any
 
 from fastadam.buffers import FlatBuffer
 from fastadam.cuda.data import DeviceMatrix
+from fastadam.cuda.devices import blocks_for, synchronize
 from fastadam.cuda.jit import THREADS
-from fastadam.cuda.launch import blocks_for, synchronize
 from fastadam.cuda.layers import activate_kernel
 from fastadam.formulas.losses import predictions
 
 MOST_ELEMENTS = 2**25
-"""Of a layer's activations: so many rows go through the network at a time."""
+"""Most elements of the activations of a layer, which bound the rows that go through the network at a time."""
 
 
 def predict(params: FlatBuffer, activations: Sequence[str], link: str, X: DeviceMatrix) -> Any:
-    """What a network with these parameters, which are on the host, predicts: an array of CuPy's, of their type."""
+    """Predict by a network whose parameters are on the host; returns a CuPy array of their type."""
     runtime, dtype, layers = X.runtime, params.dtype, range(len(params) // 2)
     xp, widest = runtime.xp, max(max(params[f"W{k}"].shape) for k in layers)
     data, rows = X.of_dtype(dtype), max(1, MOST_ELEMENTS // widest)
@@ -32,11 +32,11 @@ def predict(params: FlatBuffer, activations: Sequence[str], link: str, X: Device
                 compiled(runtime.address(Z), runtime.address(b), *Z.shape, 0, 0, 0)
                 A = Z
         predicted = predictions(link, out, xp.exp, functools.partial(_logistic, xp))
-    synchronize()  # other streams are to read it
+    synchronize()  # other streams will read it
     return predicted
 
 
 def _logistic(xp: Any, z: Any, out: Any) -> Any:
-    """The logistic function, without overflow."""
+    """Compute the logistic function, without overflow."""
     e = xp.exp(-xp.abs(z))
     return xp.divide(xp.where(z >= 0, z.dtype.type(1), e), 1 + e, out=out)

@@ -1,6 +1,6 @@
-"""What the estimators need of a device beside kernels: arrays and their products, a stream, CUDA graphs.
+"""Needs of the estimators on a device beside kernels: arrays and their products, a stream, CUDA graphs.
 
-All of it is CuPy's; the tests put NumPy in its place.
+All of it comes from CuPy; the tests put NumPy in its place.
 """
 
 import functools
@@ -18,25 +18,26 @@ from fastadam.cuda.jit import INSTALL, cuda, require_device
 
 
 class Runtime(NamedTuple):
-    """The array module, and what goes with it."""
+    """An array module, with its stream."""
 
     xp: Any
     """CuPy, or NumPy in its place."""
     address: Callable[[Any], int]
+    """Return the address of an array."""
     stream: Any
-    """Where Numba launches."""
+    """Stream on which Numba launches."""
     working: Callable[[], AbstractContextManager[Any]]
-    """In this context the array module works on the same stream."""
+    """Make the context in which the array module works on that stream."""
     capture: Callable[[Callable[[], None]], Callable[[], None]] | None
-    """Record what a function launches; returns what launches it again."""
+    """Record the launches of a function, and return the function that repeats them; None if nothing can be recorded."""
     to_host: Callable[[Any], Array]
-    """Wait for the stream, and copy."""
+    """Wait for the stream, and copy an array to the host."""
     in_place: Callable[[DeviceArray], Any]
-    """An array of the module's over the memory of one that is on the device already."""
+    """Make an array of the module over the memory of one that is on the device already."""
 
 
 def cupy_runtime() -> Runtime:
-    """CuPy on a stream of its own: one for each thread and device, as what is allocated for a stream is kept for it.
+    """Make the runtime of CuPy, with a stream per thread and device, as CuPy keeps freed memory for its stream.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def _runtime_of(thread: int, device: int) -> Runtime:
 
 
 def numpy_runtime() -> Runtime:
-    """NumPy in CuPy's place: for the simulator."""
+    """Make the runtime of NumPy, for the simulator."""
 
     def in_place(array: DeviceArray) -> Any:
         return np.asarray(SimpleNamespace(__array_interface__=array.owner.__cuda_array_interface__))

@@ -1,6 +1,6 @@
-"""What makes the steps of an optimizer whose parameters lie on a CUDA device; `formulas.stepper` has the protocol.
+"""Steps of an optimizer whose parameters lie on a CUDA device; `formulas.stepper` has the protocol.
 
-Steps are launched there and never wait for the host; see `docs/gpu.md`.
+Steps are launched and wait for nothing; see `docs/gpu.md`.
 """
 
 import math
@@ -13,26 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastadam._typing import Array
+from fastadam.cuda.allocation import allocated, convert, device_address, fill
 from fastadam.cuda.arrays import DeviceArray, DeviceArrays, other_streams, stream_of
-from fastadam.cuda.chunk import NONFINITE, SKIPPED, T
+from fastadam.cuda.devices import is_capturing, on_current, synchronize
 from fastadam.cuda.jit import cuda, require_device
-from fastadam.cuda.launch import (
-    Segments,
-    StepMemory,
-    address_of,
-    allocated,
-    convert,
-    fill,
-    is_capturing,
-    on_current,
-    synchronize,
-)
+from fastadam.cuda.launch import StepMemory
+from fastadam.cuda.segments import Segments
+from fastadam.cuda.tables import NONFINITE, SKIPPED, T
 from fastadam.formulas.stepper import StepPlan, settings_table
 from fastadam.formulas.storage import LARGEST_CODE, to_bfloat16
 
 
 class DeviceStepper:
-    """Makes the steps of an optimizer on a device: each is launched, and waits for nothing.
+    """Steps of an optimizer on a device: each is launched, and waits for nothing.
 
     Parameters
     ----------
@@ -43,7 +36,7 @@ class DeviceStepper:
     group_of : ndarray of int64
         The group of each array.
     initial : mapping of str to float
-        The states that do not begin as zeros.
+        Initial values of the states that do not begin as zeros.
 
     Attributes
     ----------
@@ -66,7 +59,7 @@ class DeviceStepper:
 
     def _make_memory(self, group_of: NDArray[np.int64], initial: Mapping[str, float]) -> None:
         arrays, spec = self.arrays, self._spec
-        synchronize()  # the parameters' library may be filling them still
+        synchronize()  # the library of the parameters may still be filling them
         addresses, sizes = [array.address for array in arrays.arrays], [array.size for array in arrays.arrays]
         copies = addresses if arrays.stored else None
         self._masters = self._made("the masters", np.float32, "float32") if arrays.stored else None
@@ -83,23 +76,24 @@ class DeviceStepper:
         for name, value in initial.items():
             self._fill(name, value)
         if spec.ema:
-            self._convert(self._memory.address("ema"), arrays.dtype.name)
+            self._convert(self._memory.state.address("ema"), arrays.dtype.name)
         synchronize()  # the streams of the steps do not wait for the default one
 
     def _fill(self, name: str, value: float) -> None:
-        """Write a value to all of a state, in its form of storage."""
-        memory, packed = self._memory, self._spec.state
+        """Write a value to all elements of a state, in its form of storage."""
+        state, packed = self._memory.state, self._spec.state
         if packed == "uint8":
-            memory.fill(name, 255)
-            memory.fill(f"{name}_scale", float(np.float32(value) / LARGEST_CODE))
+            state.fill(name, 255)
+            state.fill(f"{name}_scale", float(np.float32(value) / LARGEST_CODE))
         else:
-            memory.fill(name, int(to_bfloat16(np.float32(value))) if packed else value)
+            state.fill(name, int(to_bfloat16(np.float32(value))) if packed else value)
 
     def _made(self, purpose: str, kind: Any, form: str) -> Any:
-        """A flat array on the device with the parameters in a form of storage, each where its state begins."""
+        """Make a flat array on the device with the parameters in a form of storage, each where its state begins."""
         flat = allocated(int(self.arrays.state_at[-1]), kind, purpose)
-        fill(address_of(flat), flat.size, f"uint{8 * flat.dtype.itemsize}", 0)  # between the arrays as on the host
-        self._convert(address_of(flat), form)
+        # Also between the arrays, as on the host.
+        fill(device_address(flat), flat.size, f"uint{8 * flat.dtype.itemsize}", 0)
+        self._convert(device_address(flat), form)
         return flat
 
     def _convert(self, address: int, form: str) -> None:
@@ -109,11 +103,11 @@ class DeviceStepper:
             convert(array.address, array.kind, address + start * itemsize, form, array.size)
 
     def _starts_in(self, flat: Any) -> list[int]:
-        """Where the part of each array of parameters begins in a flat array."""
-        return [address_of(flat) + flat.dtype.itemsize * start for start in self.arrays.state_at[:-1].tolist()]
+        """Return the addresses of the parts of a flat array, one for each array of parameters."""
+        return [device_address(flat) + flat.dtype.itemsize * start for start in self.arrays.state_at[:-1].tolist()]
 
     def _structured(self, flat: Any) -> Any:
-        """Views of a flat array in the structure of the parameters."""
+        """View a flat array in the structure of the parameters."""
         arrays = self.arrays
         parts = [
             flat[start : start + array.size].reshape(*array.shape)
@@ -126,13 +120,13 @@ class DeviceStepper:
     def configure(self, plan: StepPlan) -> None:
         """Take settings for the next steps, replays of captured ones included."""
         self._plan = plan
-        if plan.spec != self._spec:  # kernels are found by the identity
+        if plan.spec != self._spec:  # kernels are found by its identity
             self._spec, self._scaling_spec = plan.spec, plan.spec._replace(scale=True)
         with on_current(self.arrays.device):
             self._memory.configure(self._settings_table())
 
     def _settings_table(self) -> NDArray[np.float64]:
-        """The table that the kernels read: what is not a group's, then a row for each group."""
+        """Make the table that the kernels read, see `tables.py`."""
         plan = self._plan
         extra = [
             self._grad_scale, plan.clip_value or math.inf, 1.0 - (plan.ema_decay or 0.0), plan.max_norm or math.inf,
@@ -145,7 +139,7 @@ class DeviceStepper:
     def step(self, grads: Sequence[Any], grad_scale: float | None = None, stream: Any = None) -> None:
         """Launch a step with the sum of the gradients, each in the structure of the parameters, divided by their scale.
 
-        It waits for nothing, but for the device with `on_nonfinite="raise"`.
+        It waits for nothing; only with `on_nonfinite="raise"`, for the device.
         """
         scale = 1.0 if grad_scale is None else grad_scale
         located = [self.arrays.locate(rows, self._spec.zero_grad) for rows in grads]
@@ -160,19 +154,19 @@ class DeviceStepper:
                 self._grad_scale = scale
                 memory.configure(self._settings_table())
             memory.spec = self._scaling_spec if measures or scale != 1.0 else self._spec
-            goes_on = memory.step(gradients, launched_on, measures=measures, raises=policy == "raise")
+            is_finite = memory.step(gradients, launched_on, measures=measures, raises=policy == "raise")
             self._hold(launched_on, [array.owner for array in arrays if array.borrowed])
-            if not goes_on:
+            if not is_finite:
                 counters = memory.counters
-                counters[SKIPPED] -= 1  # it was not skipped but refused
+                counters[SKIPPED] -= 1  # the step was refused, not skipped
                 counters[NONFINITE] = 0
                 memory.counters = counters
                 raise FloatingPointError("grads must be finite, got infinity or NaN; nothing was changed")
 
     def _wait_for(self, launched_on: Any, arrays: list[DeviceArray]) -> None:
-        """Have the stream of the launch wait for those on which the gradients come about.
+        """Let the stream of the launch wait for those on which the gradients are computed.
 
-        Not in a graph: a capture may not wait for what is outside of it.
+        A graph cannot: a capture may not wait for work outside of it.
         """
         others = other_streams(launched_on, arrays)
         if others and not is_capturing(launched_on):
@@ -182,7 +176,7 @@ class DeviceStepper:
                 event.wait(launched_on)
 
     def _hold(self, launched_on: Any, owners: list[Any]) -> None:
-        """Keep what DLPack has lent until the step is done with it; what a graph reads, for good."""
+        """Keep arrays that DLPack has lent until the step has read them, and those that a graph reads for good."""
         while self._held and self._held[0][0].query():
             self._held.popleft()
         if not owners:
@@ -194,11 +188,11 @@ class DeviceStepper:
         event.record(launched_on)
         self._held.append((event, owners))
 
-    # --- what the device knows ---------------------------------------------------------------------------------------
+    # --- counters and state -------------------------------------------------------------------------------------------
 
     @property
     def _counted(self) -> Any:
-        """The counters, of the optimizer's own device; waits for it."""
+        """Counters of the device of the parameters; reading them waits for it."""
         with on_current(self.arrays.device):
             return self._memory.counters
 
@@ -210,7 +204,7 @@ class DeviceStepper:
 
     @property
     def t(self) -> int:
-        """The number of steps taken, replays of captured ones included; asking waits for the device."""
+        """Number of steps taken, replays of captured ones included; reading it waits for the device."""
         return int(self._counted[T])
 
     @t.setter
@@ -219,7 +213,7 @@ class DeviceStepper:
 
     @property
     def skipped_steps(self) -> int:
-        """Steps that `on_nonfinite="skip"` has skipped; asking waits for the device."""
+        """Number of steps that `on_nonfinite="skip"` has skipped; reading it waits for the device."""
         return int(self._counted[SKIPPED])
 
     @skipped_steps.setter
@@ -228,7 +222,7 @@ class DeviceStepper:
 
     @property
     def carried(self) -> list[float]:
-        """What the rule carries from step to step, for each group; asking waits for the device."""
+        """Number that the rule carries from step to step, for each group; reading it waits for the device."""
         if self._spec.rule.carry is None:
             return []
         with on_current(self.arrays.device):
@@ -243,14 +237,14 @@ class DeviceStepper:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state by its names, and not a copy: each a flat array of Numba's on the device.
+        """The state by its names, not copied: flat Numba arrays on the device.
 
         The part of each array of parameters begins at a multiple of 128 bytes.
         """
-        return self._memory.rows | ({} if self._masters is None else {"master": self._masters})
+        return self._memory.state.rows | ({} if self._masters is None else {"master": self._masters})
 
     def state_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Shape and dtype of each state, as it is on the host."""
+        """Return the shape and dtype of each state as it is on the host."""
         return {name: ((self._size_without_gaps(row),), row.dtype) for name, row in self.state.items()}
 
     def read_state(self) -> dict[str, Array]:
@@ -262,7 +256,7 @@ class DeviceStepper:
     def write_state(self, state: Mapping[str, Array]) -> None:
         """Replace the state by arrays of the host as `read_state` returns them; waits for the device."""
         with on_current(self.arrays.device):
-            synchronize()  # a step may read it still
+            synchronize()  # a step may still read it
             for name, row in self.state.items():
                 whole = row.copy_to_host()
                 for there, here in self._places(row):
@@ -274,7 +268,7 @@ class DeviceStepper:
         return int(self.arrays.offsets[-1]) // self._share(row)
 
     def _without_gaps(self, row: Any) -> Array:
-        """A row as the host has it."""
+        """Copy a row to the host, as the host lays it out."""
         rows = row.copy_to_host()
         flat = np.zeros(self._size_without_gaps(row), rows.dtype)
         for there, here in self._places(row):
@@ -282,11 +276,11 @@ class DeviceStepper:
         return flat
 
     def _share(self, row: Any) -> int:
-        """Elements of the parameters that share one of a row."""
-        return max(1, self._memory.width // row.size)
+        """Return how many elements of the parameters share one of a row."""
+        return max(1, self._memory.state.width // row.size)
 
     def _places(self, row: Any) -> Iterator[tuple[slice, slice]]:
-        """Where the part of each array of parameters is in a row: on the device, and on the host."""
+        """Yield the place of the part of each array of parameters in a row: on the device, and on the host."""
         arrays, share = self.arrays, self._share(row)
         for at, (start, stop) in zip(arrays.state_at.tolist(), pairwise(arrays.offsets.tolist()), strict=False):
             yield slice(at // share, (at + stop - start) // share), slice(start // share, stop // share)

@@ -4,29 +4,34 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fastadam.cuda.jit import device, formula, loader, memory
+from fastadam.cuda.jit import device, formula
+from fastadam.cuda.views import loader, memory
 from fastadam.formulas import storage
 from fastadam.formulas.backend import from_text
 
-dither, seed_of, block_scale = formula(storage.dither), formula(storage.seed_of), formula(storage.block_scale)
+_DECODERS = {"float16": formula(storage.from_float16), "bfloat16": formula(storage.from_bfloat16)}
+"""Functions that return the value of a number in two bytes, in float32."""
+
+_ENCODERS = {"float16": formula(storage.to_float16), "bfloat16": formula(storage.to_bfloat16)}
+"""Functions that return the bits of the nearest number in two bytes."""
+
+dither, seed_of = formula(storage.dither), formula(storage.seed_of)
 
 
 class Codec(NamedTuple):
-    """What decodes a code of one byte, `(code, scale)`, and what encodes a value, `(x, inverse_of_scale, noise)`."""
+    """Functions that decode a code of one byte, `(code, scale)`, and encode a value, `(x, inverse scale, noise)`."""
 
     decode: Callable[..., Any]
     encode: Callable[..., Any]
 
 
 SIGNED = Codec(formula(storage.signed_value), formula(storage.signed_code))
-POSITIVE = Codec(formula(storage.positive_value), formula(storage.positive_code))
 
-_DECODERS = {"float16": formula(storage.from_float16), "bfloat16": formula(storage.from_bfloat16)}
-_ENCODERS = {"float16": formula(storage.to_float16), "bfloat16": formula(storage.to_bfloat16)}
+POSITIVE = Codec(formula(storage.positive_value), formula(storage.positive_code))
 
 
 class Row(NamedTuple):
-    """How a thread reads and writes neighbours in a row: as tuples of the type that is computed with."""
+    """Loads and stores of neighbours in a row, as tuples of the type that is computed with."""
 
     itemsize: int
     load: Callable[[int], tuple[Any, ...]]
@@ -36,13 +41,16 @@ class Row(NamedTuple):
 
 
 def each(lanes: int, expression: str) -> str:
-    """The text of a tuple: the expression, for each lane."""
+    """Write the text of a tuple that has the expression for each lane."""
     return "(" + "".join(expression.format(lane=lane) + ", " for lane in range(lanes)) + ")"
 
 
 @functools.cache
 def row(dtype: str, lanes: int) -> Row:
-    """A row of numbers of a type, "bfloat16" among them: one by one, or in whole vectors of `memory(dtype).lanes`."""
+    """Make the access to a row of numbers, one by one or in whole vectors of `memory(dtype).lanes`.
+
+    `dtype` may also be "bfloat16".
+    """
     if dtype in _DECODERS:
         bits = row("uint16", lanes)
         decoded, encoded = each(lanes, "decode(bits[{lane}])"), each(lanes, "encode(values[{lane}])")
@@ -61,7 +69,7 @@ def row(dtype: str, lanes: int) -> Row:
 
 @functools.cache
 def dithered_store(lanes: int, *, positive: bool) -> Callable[..., None]:
-    """What stores neighbours as bfloat16, dithered: `store(address, values, index of the first, seed)`."""
+    """Make the function that stores neighbours as dithered bfloat16: `store(address, values, first index, seed)`."""
     encoded = each(lanes, "encode(values[{lane}], dither({lane}, first))")
     lines = ("first = dither(index, seed)", f"store_bits(address, {encoded})")
     encode = formula(storage.positive_bfloat16 if positive else storage.dithered_bfloat16)

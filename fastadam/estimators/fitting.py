@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastadam._typing import Array
+from fastadam._watch import Watch
 from fastadam.buffers import FlatBuffer
 from fastadam.cpu.engine import Engine
-from fastadam.cpu.interrupts import Watch
 from fastadam.cpu.losses import loss_kernel
 from fastadam.cpu.network import Layout, as_samples, layout_of, predict
 from fastadam.estimators.parameters import batch_rows

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadam.cpu.interrupts import OutOfTimeError
+from fastadam._watch import OutOfTimeError
 
 Indices = NDArray[np.intp]
 

@@ -16,8 +16,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from fastadam import Checkpoint, MLPClassifier, MLPRegressor, load_checkpoint
-from fastadam.cpu import interrupts
-from fastadam.cpu.interrupts import LOOKS, OutOfTimeError, SignalsHeld, Watch
+from fastadam._watch import LOOKS, Watch
 from fastadam.cpu.jit import JIT_DISABLED
 from tests.helpers.naive import assert_same_bits
 
@@ -312,47 +311,6 @@ def test_signals_are_for_the_main_thread():
     assert alarm.count > 0
     expected = make(max_iter=1, **LONG).fit(X[:4000], y[:4000])
     assert_same_bits(models[0]._params.flat, expected._params.flat)
-
-
-def test_a_watch_raises_what_has_happened():
-    watch = Watch()
-    watch.start()
-    watch.check()
-    watch.words[interrupts._HALTED] = interrupts._BY_TIME
-    assert watch.halted
-    with pytest.raises(OutOfTimeError):
-        watch.check()
-    watch.start()
-    assert not watch.halted
-
-
-def test_held_signals_wait_until_they_are_handled():
-    """Between two launches on a device, for example: their handlers are Python's own again in the end."""
-    with Alarm() as alarm:
-        with SignalsHeld() as signals:
-            signal.raise_signal(signal.SIGALRM)
-            held = alarm.count
-            signals.handle()
-            handled = alarm.count
-            alarm.error = KeyboardInterrupt
-            signal.raise_signal(signal.SIGALRM)
-            with pytest.raises(KeyboardInterrupt):
-                signals.handle()
-        assert signal.getsignal(signal.SIGALRM) is alarm
-    assert held == 0
-    assert handled >= 1
-
-
-def test_a_held_signal_that_nobody_handles_is_handled_in_the_end():
-    def hold():
-        with SignalsHeld():
-            signal.raise_signal(signal.SIGALRM)
-            ends.append("of the loop")
-
-    ends = []
-    with Alarm(KeyboardInterrupt) as alarm, pytest.raises(KeyboardInterrupt):
-        hold()
-    assert (ends, alarm.error) == (["of the loop"], None)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------------

@@ -1,20 +1,14 @@
-"""What the CUDA kernels become on real GPUs, found out without one: registers, loads, spills. See `make test-cuda`."""
+"""Machine code of the kernels, compiled without a GPU: registers, loads, spills. See `make test-cuda`."""
 
-import os
 import re
 from collections import Counter
 
 import pytest
-
-pytest.importorskip("numba_cuda")
-if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-    pytest.skip("compiles for real, which the simulator replaces", allow_module_level=True)
-
 from numba import cuda
 from numba.cuda import types
 
-from fastadam.cuda import kernels, layers, losses, step
-from fastadam.cuda.chunk import UNROLL
+from fastadam.cuda import allocation, gradients, kernels, layers, losses, step
+from fastadam.cuda.chunk import UNROLL, Pass
 from fastadam.cuda.jit import THREADS
 from fastadam.formulas import rules
 from fastadam.formulas.activations import ACTIVATIONS
@@ -24,7 +18,7 @@ from fastadam.formulas.storage import CODE_BLOCK
 from tests.helpers.machine_code import ARCHITECTURES, compiled
 
 RULES = [rule for rule in vars(rules).values() if isinstance(rule, rules.Rule) and rule is not rules.KEEP]
-"""All but that which changes no parameter: of it, the compiler leaves out loads and stores."""
+"""All rules but the one that changes no parameter, of which the compiler drops loads and stores."""
 EVERYTHING = {"decay": "coupled", "maximize": True, "scale": True, "clip": True, "ema": True, "zero_grad": True}
 OPTIONS = {
     "plain": {},
@@ -34,9 +28,9 @@ OPTIONS = {
     "copy": {"copy": "bfloat16"},
     "copy16": {"copy": "float16"},
 }
-FORMS = [step.Pass(StepSpec(rule), dtype) for rule in RULES for dtype in ("float32", "float64")]
-FORMS += [step.Pass(StepSpec(rules.ADAM, **OPTIONS[name])) for name in OPTIONS if name != "plain"]
-FORMS += [step.Pass(StepSpec(rules.AMSGRAD, **EVERYTHING), dtype) for dtype in ("float32", "float64")]
+FORMS = [Pass(StepSpec(rule), dtype) for rule in RULES for dtype in ("float32", "float64")]
+FORMS += [Pass(StepSpec(rules.ADAM, **OPTIONS[name])) for name in OPTIONS if name != "plain"]
+FORMS += [Pass(StepSpec(rules.AMSGRAD, **EVERYTHING), dtype) for dtype in ("float32", "float64")]
 
 # Numbers in fewer bytes: how the state, the gradients and the parameters, whose copy they are, are stored.
 STORED = {
@@ -49,16 +43,19 @@ STORED = {
     "uint8 state": {"state": "uint8"},
     "uint8 state, everything": {"state": "uint8", "grad": "bfloat16", "copy": "bfloat16", **EVERYTHING},
 }
-FORMS += [step.Pass(StepSpec(rules.ADAM, **options)) for options in STORED.values()]
-FORMS += [step.Pass(StepSpec(rules.AMSGRAD, **options)) for name, options in STORED.items() if "everything" in name]
-FORMS += [step.Pass(StepSpec(rule, state="bfloat16")) for rule in (rules.MOMENTUM, rules.ADADELTA, rules.NADAM)]
+FORMS += [Pass(StepSpec(rules.ADAM, **options)) for options in STORED.values()]
+FORMS += [Pass(StepSpec(rules.AMSGRAD, **options)) for name, options in STORED.items() if "everything" in name]
+FORMS += [Pass(StepSpec(rule, state="bfloat16")) for rule in (rules.MOMENTUM, rules.ADADELTA, rules.NADAM)]
 
 STEP = (types.int64,) * 8
 
 
 def most_registers(form):
-    """With 128, a multiprocessor of 65,536 registers holds two blocks of 256 threads, and with more, one: too few bytes
-    on the way to fill the memory's latency. Codes need more than others, and have fewer bytes to wait for."""
+    """Bound the registers of a thread.
+
+    With 128, a multiprocessor of 65,536 registers holds two blocks of 256 threads, and with more only one: too few
+    bytes in flight to hide the latency of memory. Codes need more registers, and have fewer bytes to wait for.
+    """
     return 96 if form.dtype == "float32" and form.spec.state != "uint8" else 128
 
 
@@ -98,7 +95,7 @@ def test_the_step_in_machine_code(form, architecture, table):
 
 
 def assert_wide(code, form):
-    """A whole chunk is loaded and stored in vectors, each of four elements, and every load comes before any store."""
+    """Check that a whole chunk is loaded and stored in vectors of four elements, and every load precedes any store."""
     loads, stores = moved(form)
     operations = [name.removesuffix(".CONSTANT") for name in code.operations()]
     for bits, suffix in ((128, ".128"), (64, ".64"), (32, "")):  # entries of the table are loaded by 64 bits besides
@@ -112,7 +109,7 @@ def assert_wide(code, form):
 
 
 def moved(form):
-    """Vectors of a whole chunk that a thread loads, and that it stores, by their bits."""
+    """Count the vectors of a whole chunk that a thread loads, and that it stores, by their bits."""
     spec, itemsize = form.spec, {"": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
     gradient = 32 * itemsize[spec.grad]
     rows = [32 * itemsize[spec.state]] * len(spec.rule.states) + [128] * spec.ema
@@ -123,19 +120,19 @@ def moved(form):
 
 
 def has_exact_division(code):
-    """Whether a division is followed up to the last bit: it checks for the cases that its quick way gets wrong."""
+    """Tell whether divisions are correctly rounded: they check for the cases that the fast way gets wrong."""
     return code.count(r"FCHK") > 0
 
 
 def has_exact_roots(code):
-    """Whether roots are: they begin at the reciprocal root and are corrected, not taken as estimated."""
+    """Tell whether roots are correctly rounded: an estimate of the reciprocal root, which is then corrected."""
     return code.count(r"MUFU\.RSQ") > 0 and code.count(r"MUFU\.SQRT") == 0
 
 
 @pytest.mark.parametrize("rule", [rules.ADAM, rules.RMSPROP_CENTERED, rules.ADADELTA], ids=lambda rule: rule.name)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_roots_and_divisions_are_those_of_ieee(rule, architecture):
-    kernel = step.step_kernel(step.Pass(StepSpec(rule)))
+    kernel = step.step_kernel(Pass(StepSpec(rule)))
     exact = compiled(kernel, STEP, architecture)
     assert has_exact_division(exact)
     assert has_exact_roots(exact)
@@ -148,7 +145,7 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
     forms = [("float32", ""), ("float64", ""), ("float32", "bfloat16"), ("float32", "float16")]
     kernels = {
         f"norm-{stored or dtype}-{rows}": (
-            step.norm_kernel(dtype, stored or dtype, rows > 1, step.Pass(StepSpec(rules.SGD), dtype).chunk),
+            gradients.norm_kernel(dtype, stored or dtype, rows > 1, Pass(StepSpec(rules.SGD), dtype).chunk),
             6,
         )
         for dtype, stored in forms
@@ -158,8 +155,8 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
         f"advance-{rule.name}": (step.advance_kernel(rule, "float32", True), 8)
         for rule in (rules.ADAM, rules.NADAM, rules.RADAM)
     }
-    kernels |= {f"copy-{form}": (step.copy_kernel("float32", form), 3) for form in ("float16", "bfloat16")}
-    kernels |= {f"copy-from-{form}": (step.copy_kernel(form, "float32"), 3) for form in ("float16", "bfloat16")}
+    kernels |= {f"copy-{form}": (allocation.copy_kernel("float32", form), 3) for form in ("float16", "bfloat16")}
+    kernels |= {f"copy-from-{form}": (allocation.copy_kernel(form, "float32"), 3) for form in ("float16", "bfloat16")}
     for name, (kernel, arguments) in kernels.items():
         code = compiled(kernel, (types.int64,) * arguments, architecture)
         table.append((name, architecture, code))
@@ -174,8 +171,8 @@ def test_the_other_kernels_neither_spill_nor_use_the_stack(architecture, table):
                 first = operations.index(wide)
                 last = [k for k, operation in enumerate(operations) if operation == wide][UNROLL - 1]
                 assert not any(operation.startswith("D") for operation in operations[first:last])
-    fill = compiled(step.fill_kernel("float32"), (types.int64, types.int64, types.float64), architecture)
-    copy = compiled(step.copy_kernel("float64", "float64"), (types.int64,) * 3, architecture)
+    fill = compiled(allocation.fill_kernel("float32"), (types.int64, types.int64, types.float64), architecture)
+    copy = compiled(allocation.copy_kernel("float64", "float64"), (types.int64,) * 3, architecture)
     assert fill.stack == fill.spills == copy.stack == copy.spills == 0
 
 
@@ -234,8 +231,8 @@ def test_a_kernel_of_the_users_own(architecture, table):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_kernel_that_spills_is_seen_to_spill(architecture):
-    """The negative control: the same kernel, with too few registers."""
-    kernel = step.step_kernel(step.Pass(StepSpec(rules.AMSGRAD)))
+    """Negative control: the same kernel with too few registers."""
+    kernel = step.step_kernel(Pass(StepSpec(rules.AMSGRAD)))
     code = compiled(kernel, STEP, architecture, max_registers=24)
     assert code.registers <= 24
     assert code.spills > 0
@@ -244,7 +241,7 @@ def test_a_kernel_that_spills_is_seen_to_spill(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float64_in_a_float32_kernel_is_seen(architecture):
-    """The negative control: one Python number among float32s."""
+    """Negative control: one Python number among float32s."""
 
     @cuda.jit
     def careless(p):

@@ -1,22 +1,15 @@
-"""Estimators given arrays that lie on a device, under Numba's simulator and with NumPy in CuPy's place."""
+"""Estimators given arrays on a device, under Numba's simulator and with NumPy in CuPy's place."""
 
-import os
 import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import sparse
 
-pytest.importorskip("numba_cuda")
-if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
-    pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
-
 from fastadam import MLPClassifier, MLPRegressor
 from fastadam.cuda import data as device_data
-from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.data import DeviceMatrix
 from fastadam.estimators.device_data import samples_of
-from fastadam.formulas.activations import ACTIVATIONS
 from tests.helpers.cuda_arrays import FakeDeviceArray, RequiresGrad
 
 pytestmark = [
@@ -25,13 +18,11 @@ pytestmark = [
     pytest.mark.usefixtures("numpy_for_cupy"),
 ]
 
+
 N = 6
+
+
 SMALL = {"hidden_layer_sizes": (3,), "batch_size": 4, "max_iter": 1, "random_state": 0}
-
-
-@pytest.fixture
-def numpy_for_cupy(monkeypatch):
-    monkeypatch.setattr(runtimes, "cupy_runtime", runtimes.numpy_runtime)
 
 
 def problem(dtype=np.float64, outputs=1):
@@ -138,9 +129,6 @@ def test_partial_fit():
         np.testing.assert_allclose(there.coefs_[0], here.coefs_[0], rtol=1e-9)
 
 
-# Predictions
-
-
 @pytest.mark.parametrize("classes", [2, 3])
 def test_what_a_classifier_predicts_of_an_array_on_a_device(classes):
     X, y = problem()[0], np.arange(N) % classes + 5
@@ -161,36 +149,6 @@ def test_labels_that_no_device_holds_stay_on_the_host():
     assert there.predict(FakeDeviceArray(X)).dtype.kind == "U"
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_predicts_there_as_on_the_host(activation):
-    """In blocks of rows, too; and an estimator that was trained on the host predicts where X lies."""
-    X, y = problem(outputs=2)
-    model = MLPRegressor(hidden_layer_sizes=(3, 2), activation=activation, random_state=0, max_iter=1).fit(X, y)
-    np.testing.assert_allclose(model.predict(FakeDeviceArray(X)), model.predict(X), rtol=1e-9)
-
-
-@pytest.mark.parametrize("options", [{"loss": "poisson"}, {"hidden_layer_sizes": ()}])
-def test_other_outputs(options, monkeypatch):
-    monkeypatch.setattr("fastadam.cuda.network.MOST_ELEMENTS", 4 * 4)  # four rows at a time
-    X, y = problem()
-    here, there = pair(MLPRegressor, X, y**2, **options)
-    np.testing.assert_allclose(there.predict(FakeDeviceArray(X)), here.predict(X), rtol=1e-9)
-    assert there.score(FakeDeviceArray(X), FakeDeviceArray(y)) == pytest.approx(here.score(X, y), rel=1e-9)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_probabilities_far_from_a_half(dtype):
-    """They neither overflow nor vanish before the host's do."""
-    X, y = problem(dtype)[0], np.arange(N) % 2
-    model = MLPClassifier(hidden_layer_sizes=(), max_iter=1, random_state=0).fit(X, y)
-    model.coefs_[0][:] = np.array([[80.0], [0], [0], [0]])
-    X[:, 0] = np.linspace(-1, 1, N)
-    np.testing.assert_allclose(
-        model.predict_proba(FakeDeviceArray(X)), model.predict_proba(X), rtol=2e-6, atol=np.finfo(dtype).eps / 2
-    )
-    assert model.predict_proba(FakeDeviceArray(X))[0, 1] > 0
-
-
 class OfALibrary(FakeDeviceArray):
     """An array of a library that follows the array standard."""
 
@@ -207,9 +165,6 @@ class OfALibrary(FakeDeviceArray):
 def test_predictions_are_of_the_library_of_the_data(given, result, monkeypatch):
     monkeypatch.setattr(device_data, "SIMULATED", False)
     assert device_data.in_kind_of(given, np.ones(1))[0] == result
-
-
-# Bad input
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,11 @@
-"""On a real GPU, which CI does not have: `make gpu`. Everything here is skipped where there is none."""
+"""Everything on a real GPU, which CI does not have: `make gpu`. Without one the tests are collected, and skipped."""
 
-import os
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-pytest.importorskip("numba_cuda")
-if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-    pytest.skip("of real devices, which the simulator replaces", allow_module_level=True)
-from fastadam.cuda import is_available
-
-if not is_available():
-    pytest.skip("needs a GPU, its driver and CuPy", allow_module_level=True)
+pytest.importorskip("cupy")
 
 import cupy
 from numba import cuda
@@ -21,10 +15,13 @@ from sklearn.datasets import make_classification, make_regression
 
 from fastadam import MLPClassifier, MLPRegressor
 from fastadam.cpu.dropout import drop
+from fastadam.cuda import is_available
 from fastadam.optimizers.adam import Adam, NAdam
 from fastadam.optimizers.lion import Lion
 from fastadam.optimizers.sgd import SGD
 from tests.optimizers.test_family import EVERYTHING
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="needs a GPU, its driver and CuPy")
 
 FLOATS = [np.float32, np.float64]
 N = 100_003
@@ -348,14 +345,17 @@ def test_the_mask_of_dropout_is_that_of_the_host():
 
 
 def libraries():
-    yield pytest.param(lambda array: cupy.asarray(array), cupy.ndarray, id="cupy")
-    yield pytest.param(lambda array: cuda.to_device(array), DeviceNDArray, id="numba")
-    try:
+    """List what moves an array to the device, and what it becomes there."""
+    found = [
+        pytest.param(lambda array: cupy.asarray(array), cupy.ndarray, id="cupy"),
+        pytest.param(lambda array: cuda.to_device(array), DeviceNDArray, id="numba"),
+    ]
+    if find_spec("torch"):
         import torch
-    except ImportError:
-        return
-    if torch.cuda.is_available():
-        yield pytest.param(lambda array: torch.tensor(array, device="cuda"), torch.Tensor, id="torch")
+
+        if torch.cuda.is_available():
+            found.append(pytest.param(lambda array: torch.tensor(array, device="cuda"), torch.Tensor, id="torch"))
+    return found
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")

@@ -1,6 +1,5 @@
-"""Training on a CUDA device, under Numba's simulator and with NumPy in CuPy's place, beside the engine on the host."""
+"""Training on a device, under Numba's simulator and with NumPy in CuPy's place, beside the engine on the host."""
 
-import os
 import signal
 from types import SimpleNamespace
 
@@ -8,67 +7,18 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-pytest.importorskip("numba_cuda")
-if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
-    pytest.skip("needs NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
-
 from fastadam import MLPClassifier, MLPRegressor
+from fastadam._watch import OutOfTimeError
 from fastadam.buffers import FlatBuffer
-from fastadam.cpu.engine import Engine
-from fastadam.cpu.interrupts import OutOfTimeError
-from fastadam.cpu.network import as_samples, layout_of
-from fastadam.cuda import runtime as runtimes
+from fastadam.cpu.network import as_samples
 from fastadam.cuda.engine import DeviceEngine
 from fastadam.cuda.runtime import numpy_runtime
 from fastadam.estimators.solvers import SOLVERS, group_of, make_optimizer, update_of
-from fastadam.formulas.activations import ACTIVATIONS
-from fastadam.formulas.losses import LOSSES
 from fastadam.formulas.network import shapes_of
+from tests.helpers import cuda_training
+from tests.helpers.cuda_training import SAMPLES, SETTINGS, assert_same_training, data, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
-
-N = 13
-SETTINGS = {
-    "learning_rate_init": 0.01, "beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-8, "momentum": 0.9,
-    "nesterovs_momentum": True, "alpha": 0.3,
-}  # fmt: skip
-
-
-def data(dtype=np.float64, outputs=2, loss="squared_error", weighted=False, smoothing=0.0):
-    rng = np.random.default_rng(0)
-    X, Y = rng.standard_normal((N, 5)), rng.uniform(0, 1, (N, outputs))
-    if loss == "log_loss":
-        Y = (Y > 0.5).astype(dtype)
-    if loss == "multinomial":
-        Y = np.eye(outputs)[rng.integers(outputs, size=N)] * (1 - smoothing) + smoothing / outputs
-    weight = rng.integers(0, 3, N).astype(dtype) if weighted else None
-    if weighted:
-        weight[4:8] = 0  # a whole batch of those below
-    return as_samples(X.astype(dtype), dtype, Y.astype(dtype), weight)
-
-
-def trained(
-    on_device, samples, *, activations=("relu",), loss="squared_error", solver="adam", epochs=1, alpha=0.3, **more
-):
-    """Parameters, state, losses and steps after some epochs in batches of four, the last of one."""
-    dtype = samples.y.dtype
-    params = FlatBuffer(shapes_of([5, *[4, 3][: len(activations)], samples.y.shape[1]]), dtype)
-    params.flat[:] = np.random.default_rng(1).uniform(-0.7, 0.7, params.flat.size)
-    optimizer = make_optimizer(params, SimpleNamespace(solver=solver, **SETTINGS))
-    setting = float(np.finfo(dtype).eps) if loss in ("log_loss", "multinomial") else 0.5
-    options = {"alpha": alpha, "loss_setting": setting, **more}
-    update, losses = update_of(optimizer, solver), []
-    if on_device:
-        made = DeviceEngine(params, activations, samples, loss, update, N, 4, runtime=numpy_runtime(), **options)
-    else:
-        layout = layout_of(params, activations, training=True, dropout=options.get("dropout", 0) > 0)
-        made = Engine(params, layout, samples, loss, update, N, 4, 1, **options)
-    t, rng = 0, np.random.default_rng(2)
-    with made as engine:
-        for _ in range(epochs):
-            value, t = engine.epoch(rng.permutation(N), t, group_of(optimizer))
-            losses.append(value)
-    return params.flat, optimizer.state, losses, t, group_of(optimizer)
 
 
 @pytest.mark.parametrize("by", ["signal", "time"])
@@ -111,8 +61,8 @@ def test_an_epoch_that_is_given_up_ends_after_a_whole_step(monkeypatch, by):
         engine.epoch(order, 0, group_of(optimizer))
         engine.watch.check()
 
-    calls, order = [], np.random.default_rng(2).permutation(N)
-    params, optimizer, engine = engine_of(N)
+    calls, order = [], np.random.default_rng(2).permutation(SAMPLES)
+    params, optimizer, engine = engine_of(SAMPLES)
     engine.prepare()  # which changes nothing that is trained
     monkeypatch.setattr(engine, "_begin", begin)
     before = signal.signal(signal.SIGTERM, stop)
@@ -129,28 +79,6 @@ def test_an_epoch_that_is_given_up_ends_after_a_whole_step(monkeypatch, by):
     np.testing.assert_array_equal(group_of(optimizer), group_of(their_optimizer))
     for name, state in optimizer.state.items():
         np.testing.assert_array_equal(state, their_optimizer.state[name])
-
-
-def assert_same_training(samples, rtol=1e-9, **options):
-    p, state, losses, t, group = trained(True, samples, **options)
-    host_p, host_state, host_losses, host_t, host_group = trained(False, samples, **options)
-    assert t == host_t
-    np.testing.assert_allclose(losses, host_losses, rtol=rtol)
-    np.testing.assert_allclose(p, host_p, rtol=rtol, atol=rtol)
-    for name in host_state:
-        np.testing.assert_allclose(state[name], host_state[name], rtol=rtol, atol=rtol)
-    np.testing.assert_allclose(group, host_group, rtol=1e-12)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation(activation):
-    assert_same_training(data(), activations=(activation, "tanh"), alpha=0.0)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("weighted", [False, True])
-def test_every_loss_with_and_without_weights(loss, weighted):
-    assert_same_training(data(loss=loss, weighted=weighted), loss=loss)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -170,7 +98,7 @@ def test_a_single_layer(alpha):
 
 
 def test_full_batches_are_replayed(monkeypatch):
-    """What is captured, and replayed, is a step of a full batch; two come before it, and a short one is launched."""
+    """A step of a full batch is captured, after two that are not, and replayed; a short one is launched."""
     launched, captured = [], []
 
     def capture(launch):
@@ -178,8 +106,7 @@ def test_full_batches_are_replayed(monkeypatch):
         return launch
 
     runtime = numpy_runtime()._replace(capture=capture)
-    monkeypatch.setattr(runtimes, "numpy_runtime", lambda: runtime)
-    monkeypatch.setitem(globals(), "numpy_runtime", lambda: runtime)
+    monkeypatch.setattr(cuda_training, "numpy_runtime", lambda: runtime)
     launch_step = DeviceEngine._launch_step
     monkeypatch.setattr(
         DeviceEngine, "_launch_step", lambda self, rows: (launched.append(rows), launch_step(self, rows))[1]
@@ -200,35 +127,11 @@ def test_a_step_that_cannot_be_captured_is_launched_part_by_part(monkeypatch):
         raise RuntimeError("no graphs here")
 
     runtime = numpy_runtime()._replace(capture=capture)
-    monkeypatch.setitem(globals(), "numpy_runtime", lambda: runtime)
+    monkeypatch.setattr(cuda_training, "numpy_runtime", lambda: runtime)
     with pytest.warns(RuntimeWarning, match="could not be captured in a CUDA graph.*no graphs here"):
         p, *_ = trained(True, data())
     monkeypatch.undo()
     np.testing.assert_allclose(p, trained(False, data())[0], rtol=1e-9)
-
-
-@pytest.mark.parametrize(("classes", "smoothing"), [(1, 0.0), (3, 0.1), (4, 0.0), (11, 0.1)])
-def test_any_number_of_classes(classes, smoothing):
-    """More of them than a block has threads, four under the simulator, and fewer."""
-    samples = data(outputs=classes, loss="multinomial", smoothing=smoothing, weighted=True)
-    assert_same_training(samples, loss="multinomial")
-
-
-@pytest.mark.parametrize(
-    ("activation", "rate"), [("logistic", 0.3), ("gelu", 0.8)]
-)  # derivatives by what came out, went in
-def test_dropout_has_the_mask_of_the_host(activation, rate):
-    """Over two epochs, for the mask is of the step; with batches of zero weight, which are no steps."""
-    options = {"dropout": rate, "seed": 2**31 - 2, "epochs": 2}
-    assert_same_training(data(weighted=True), activations=(activation, "tanh"), **options)
-
-
-def test_dropout_in_float32():
-    assert_same_training(data(np.float32), rtol=2e-5, dropout=0.5, seed=3)
-
-
-def test_nothing_is_dropped_without_hidden_layers():
-    assert_same_training(data(), activations=(), dropout=0.5, seed=3)
 
 
 @pytest.mark.parametrize(("solver", "clip_norm"), [("sgd", 0.3), ("sgd", 1e9), ("adamw", 1e-3), ("nadam", 1e-3)])
@@ -256,25 +159,17 @@ def test_sparse_rows(dtype, index):
     assert_same_training(samples, rtol=rtol)
 
 
-@pytest.mark.parametrize("X", [sparse.csr_matrix((N, 5)), sparse.csr_matrix(data().X)[:, ::-1]])
+@pytest.mark.parametrize("X", [sparse.csr_matrix((SAMPLES, 5)), sparse.csr_matrix(data().X)[:, ::-1]])
 def test_sparse_rows_without_entries_and_without_order(X):
     assert_same_training(sparse_samples(X))
 
 
 def test_entries_of_one_place_are_added_up():
-    X = sparse.csr_matrix(([1.0, 2.0, 3.0], [3, 3, 0], [0, 3, *[3] * (N - 1)]), (N, 5))
+    X = sparse.csr_matrix(([1.0, 2.0, 3.0], [3, 3, 0], [0, 3, *[3] * (SAMPLES - 1)]), (SAMPLES, 5))
     samples = sparse_samples(X)
     assert samples.data.size == 3
     assert_same_training(samples)
     np.testing.assert_array_equal(samples.data, [1, 2, 3])  # those of the user are as they were
-
-
-# The estimators
-
-
-@pytest.fixture
-def numpy_for_cupy(monkeypatch):
-    monkeypatch.setattr(runtimes, "cupy_runtime", numpy_runtime)
 
 
 SMALL = {"hidden_layer_sizes": (4,), "batch_size": 4, "max_iter": 3, "random_state": 0, "early_stopping": False}
@@ -317,7 +212,7 @@ def test_the_classifier_of_two_classes():
 def test_the_classifier_of_several_classes(options):
     options = SMALL | options
     X = sparse.csr_matrix(data().X) if options.pop("sparse", False) else data().X
-    y, weight = np.array(["one", "two", "three"])[np.arange(N) % 3], np.arange(N) / 4
+    y, weight = np.array(["one", "two", "three"])[np.arange(SAMPLES) % 3], np.arange(SAMPLES) / 4
     fitted = [MLPClassifier(**options, device=device).fit(X, y, weight) for device in ("cpu", "auto")]
     np.testing.assert_allclose(fitted[1].loss_curve_, fitted[0].loss_curve_, rtol=1e-9)
     np.testing.assert_allclose(fitted[1].predict_proba(X), fitted[0].predict_proba(X), rtol=1e-9)
@@ -325,7 +220,7 @@ def test_the_classifier_of_several_classes(options):
 
 def test_lbfgs_is_of_the_host():
     with pytest.raises(ValueError, match="device is of the stochastic solvers alone, got solver='lbfgs'"):
-        MLPRegressor(solver="lbfgs", device="cuda").fit(data().X, np.arange(N))
+        MLPRegressor(solver="lbfgs", device="cuda").fit(data().X, np.arange(SAMPLES))
 
 
 def test_data_that_does_not_fit():
@@ -337,4 +232,4 @@ def test_data_that_does_not_fit():
     params = FlatBuffer(shapes_of([5, 2]), np.float64)
     optimizer = make_optimizer(params, SimpleNamespace(solver="adam", **SETTINGS))
     with pytest.raises(MemoryError, match="the network and its 13 samples do not fit the CUDA device"):
-        DeviceEngine(params, (), data(), "squared_error", update_of(optimizer, "adam"), N, 4, runtime=runtime)
+        DeviceEngine(params, (), data(), "squared_error", update_of(optimizer, "adam"), SAMPLES, 4, runtime=runtime)

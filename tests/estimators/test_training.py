@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastadam.cpu.interrupts import OutOfTimeError
+from fastadam._watch import OutOfTimeError
 from fastadam.estimators import training as trainer
 from fastadam.estimators.training import Outcome, Plan, Progress, train
 

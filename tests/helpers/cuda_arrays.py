@@ -1,4 +1,4 @@
-"""Stand-ins for arrays on a CUDA device: host memory that says it is a device's, as the simulator takes it."""
+"""Stand-ins for arrays on a CUDA device: memory of the host, which the simulator takes for that of a device."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ BFLOAT16 = "<V2"
 
 
 class FakeDeviceArray:
-    """An array that offers `__cuda_array_interface__`; `shift` elements off the alignment of a vector.
+    """An array that offers `__cuda_array_interface__`, `shift` elements off the alignment of a vector.
 
-    Bits of bfloat16 are offered as such by `typestr=BFLOAT16`, which PyTorch, CuPy and ml_dtypes say.
+    With `typestr=BFLOAT16`, as PyTorch, CuPy and ml_dtypes have it, its bits are those of bfloat16.
     """
 
     def __init__(self, values, *, shift=0, read_only=False, order="C", device=0, stream=None, typestr=None):
@@ -33,14 +33,14 @@ class FakeDeviceArray:
         return 2, self.device
 
     def strided(self):
-        """Every second element."""
+        """View every second element."""
         view = FakeDeviceArray(self.host)
         view.host = view.host[::2]
         return view
 
 
 class RequiresGrad:
-    """As PyTorch's parameters: they offer their memory only once detached."""
+    """An array that offers its memory only after it is detached, as parameters of PyTorch do."""
 
     requires_grad = True
 

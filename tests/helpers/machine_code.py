@@ -1,4 +1,4 @@
-"""What a kernel becomes on a GPU, found out without one: compiled, linked and disassembled by NVIDIA's own tools."""
+"""Machine code of a kernel, made without a GPU: compiled, linked and disassembled by NVIDIA's tools."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from cuda.bindings import nvjitlink
 from numba.cuda import compiler, dispatcher, types
 
-# Numba asks the current device for what it compiles device functions for; the linker decides in the end.
+# Numba asks the current device for the architecture of device functions; the linker decides in the end.
 dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(8, 0))
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
@@ -20,7 +20,7 @@ ARCHITECTURES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
 
 @dataclass
 class MachineCode:
-    """A kernel's resources and instructions."""
+    """Resources and instructions of a kernel."""
 
     registers: int
     stack: int
@@ -30,10 +30,11 @@ class MachineCode:
     instructions: list[str] = field(repr=False)
 
     def count(self, pattern: str) -> int:
-        """How many instructions have an operation that matches."""
+        """Count the instructions whose operation matches."""
         return sum(bool(re.fullmatch(pattern, instruction.split()[0])) for instruction in self.instructions)
 
     def operations(self) -> list[str]:
+        """List the operations of the instructions."""
         return [instruction.split()[0] for instruction in self.instructions]
 
 
@@ -61,7 +62,7 @@ def _ltoir(kernel, arguments, capability, fastmath, bounds) -> bytes:
 
 
 def linked(code: bytes, architecture: str, fastmath: bool, max_registers: int | None) -> bytes:
-    """What nvJitLink makes of LTO-IR: a cubin."""
+    """Link LTO-IR to a cubin."""
     options = ["-lto", f"-arch={architecture}"]
     if fastmath:
         options += ["-prec-div=0", "-prec-sqrt=0", "-ftz=1"]
@@ -84,7 +85,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 
 def _path(tool: str) -> str:
-    """Where pip put a tool of NVIDIA's, or the one of a toolkit."""
+    """Find a tool of NVIDIA that pip installed, or that of a toolkit."""
     for folder in map(Path, sys.path):
         for found in folder.glob(f"nvidia/cu*/bin/{tool}"):
             return str(found)

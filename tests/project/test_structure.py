@@ -15,7 +15,7 @@ PACKAGE = Path(fastadam.__file__).parent
 TESTS = PACKAGE.parent / "tests"
 
 FLOORS = [
-    {"_typing", "_checks", "_docs", "_files", "_memory", "_moved"},
+    {"_typing", "_checks", "_docs", "_files", "_memory", "_moved", "_watch"},
     {"buffers"},
     {"formulas"},
     {"schedules"},
