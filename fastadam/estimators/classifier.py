@@ -22,6 +22,7 @@ from fastadam._typing import Array
 from fastadam.cuda.detection import is_device_array
 from fastadam.estimators.base import BaseMLP
 from fastadam.estimators.device_data import like_given, on_host
+from fastadam.estimators.settings import LossSettings
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
@@ -371,11 +372,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         labels: Array = self._label_binarizer.inverse_transform(outputs.ravel() if outputs.shape[1] == 1 else outputs)
         return labels
 
-    def _loss_name(self) -> str:
-        return "multinomial" if self._label_binarizer.y_type_ == "multiclass" else "log_loss"
-
-    def _loss_setting(self, dtype: Any) -> float:
-        return float(np.finfo(dtype).eps)
+    def _loss(self) -> LossSettings:
+        name = "multinomial" if self._label_binarizer.y_type_ == "multiclass" else "log_loss"
+        return LossSettings(name, lambda dtype: float(np.finfo(dtype).eps))
 
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:
         X, y = self._validate_form(X, y, reset=reset)
@@ -401,7 +400,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def _loss_targets(self, y: Array) -> Array:
         """With label smoothing, a part of each target is spread evenly over all classes (Szegedy et al. 2016)."""
         smoothing = self.label_smoothing
-        classes = y.shape[1] if self._loss_name() == "multinomial" else 2
+        classes = y.shape[1] if self._loss().name == "multinomial" else 2
         return y * (1.0 - smoothing) + smoothing / classes if smoothing > 0 else y
 
     def _loss_weight(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:

@@ -1,7 +1,7 @@
-"""What an estimator's parameters may be, each by itself and together."""
+"""Parameters of the estimators: the values that are allowed, separately and in combination."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions, valid
 
 from fastadam._checks import real
 from fastadam.estimators.learning_rates import OF_ALL_SOLVERS, OF_SGD
+from fastadam.estimators.settings import FitSettings
 from fastadam.estimators.solvers import SOLVERS
 from fastadam.formulas.activations import ACTIVATIONS
 
@@ -45,20 +46,19 @@ PARAMETER_CONSTRAINTS: dict[str, Any] = {
     "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "device": [StrOptions({"cpu", "cuda", "auto"})],
 }
-"""Those that regressor and classifier share."""
+"""Constraints on the parameters that regressor and classifier share."""
 
 
-def check_parameters(estimator: Any) -> None:
-    """scikit-learn's validation, of numbers as the floats that are computed with: of 10**400 that is inf."""
-    rules = estimator._parameter_constraints
-    values = {name: _as_computed(getattr(estimator, name), rules[name]) for name in rules}
-    validate_parameter_constraints(rules, values, caller_name=type(estimator).__name__)
+def check_parameters(parameters: Mapping[str, Any], rules: Mapping[str, Any], caller_name: str) -> None:
+    """Validate as scikit-learn does, but each number as the float that is computed with, which is inf for 10**400."""
+    values = {name: _as_computed(parameters[name], rules[name]) for name in rules}
+    validate_parameter_constraints(rules, values, caller_name=caller_name)
 
 
 def _as_computed(value: Any, rules: list[Any]) -> Any:
-    """A parameter as scikit-learn should look at it: as a float, where that is another number or type."""
+    """Convert a parameter to a float if that has another value or is not of a common type."""
     types = {rule.type for rule in rules if isinstance(rule, Interval)}
-    if types and isinstance(value, np.timedelta64):  # it says that it is an integer, and cannot be compared with one
+    if types and isinstance(value, np.timedelta64):  # registered as an integer, but not comparable with one
         return repr(value)
     if Real not in types or not isinstance(value, Real) or isinstance(value, bool):
         return value
@@ -66,63 +66,38 @@ def _as_computed(value: Any, rules: list[Any]) -> Any:
     return value if computed == value and isinstance(value, int | float | np.generic) else computed
 
 
-def hidden_units(hidden_layer_sizes: Any) -> list[int]:
-    """Units of each hidden layer."""
-    several = hasattr(hidden_layer_sizes, "__iter__") and getattr(hidden_layer_sizes, "ndim", None) != 0
-    sizes = list(hidden_layer_sizes) if several else [hidden_layer_sizes]
-    if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
-        raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
-    if any(size <= 0 for size in sizes):
-        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-    return [int(size) for size in sizes]
-
-
-def activation_names(activation: str | Sequence[str], n_hidden: int) -> tuple[str, ...]:
-    """The activation of each of so many hidden layers."""
-    names: tuple[Any, ...] = tuple(activation) if isinstance(activation, list | tuple) else (activation,) * n_hidden
-    unknown = [name for name in names if not isinstance(name, str) or name not in ACTIVATIONS]
-    if unknown:
-        raise ValueError(f"activation must have names among {sorted(ACTIVATIONS)}, got {unknown[0]!r}")
-    if len(names) != n_hidden:
-        raise ValueError(f"activation must have a name for each of the {n_hidden} hidden layers, got {names}")
-    return names
-
-
-def check_combinations(estimator: Any, n_hidden: int, validation: tuple[Any, Any, Any]) -> None:
-    """Refuse what makes no sense together."""
-    X_val, y_val, sample_weight_val = validation
+def check_validation_data(X_val: Any, y_val: Any, sample_weight_val: Any) -> None:
+    """Refuse validation data of which a part is missing."""
     if (X_val is None) != (y_val is None):
         raise ValueError("X_val and y_val must be given together, or neither of them")
     if X_val is None and sample_weight_val is not None:
         raise ValueError("sample_weight_val needs X_val and y_val")
-    activation_names(estimator.activation, n_hidden)
-    if estimator.solver == "lbfgs":
-        _check_lbfgs(estimator, X_val)
 
 
-def _check_lbfgs(estimator: Any, X_val: Any) -> None:
+def check_lbfgs(settings: FitSettings, X_val: Any) -> None:
+    """Refuse parameters and validation data that solver="lbfgs" does not support."""
     refused = {
-        "dropout": estimator.dropout > 0, "clip_norm": estimator.clip_norm is not None, "X_val": X_val is not None,
-        "max_time": estimator.max_time is not None, "warmup_epochs": estimator.warmup_epochs > 0,
-        "learning_rate": estimator.learning_rate not in OF_SGD, "device": estimator.device == "cuda",
+        "dropout": settings.dropout > 0, "clip_norm": settings.clip_norm is not None, "X_val": X_val is not None,
+        "max_time": settings.max_time is not None, "warmup_epochs": settings.warmup_epochs > 0,
+        "learning_rate": settings.learning_rate not in OF_SGD, "device": settings.device == "cuda",
     }  # fmt: skip
     for name, is_set in refused.items():
         if is_set:
-            raise ValueError(f"{name} is of the stochastic solvers alone, got solver='lbfgs'")
+            raise ValueError(f"{name} is only supported by the stochastic solvers, got solver='lbfgs'")
 
 
 def check_same_layers(coefs: Sequence[Any], units: list[int]) -> None:
-    """Refuse to go on with a network of other layers."""
+    """Refuse to continue training with other layers than those of the fitted network."""
     fitted = [np.shape(coefs[0])[0], *(np.shape(coef)[1] for coef in coefs)]
     if units != fitted:
         raise ValueError(
-            f"The model was fitted with {fitted[1:-1]} hidden units and {fitted[-1]} outputs; going on with "
+            f"The model was fitted with {fitted[1:-1]} hidden units and {fitted[-1]} outputs; continuing with "
             f"{units[1:-1]} hidden units and {units[-1]} outputs needs a new fit with warm_start=False."
         )
 
 
 def batch_rows(batch_size: int | str, n_samples: int) -> int:
-    """How many samples a batch has."""
+    """Number of samples in a batch."""
     if isinstance(batch_size, str):  # "auto"
         return min(200, n_samples)
     if batch_size > n_samples:

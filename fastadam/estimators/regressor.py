@@ -18,6 +18,7 @@ from fastadam._typing import Array
 from fastadam.cuda.detection import is_device_array
 from fastadam.estimators.base import BaseMLP
 from fastadam.estimators.device_data import like_given, on_host
+from fastadam.estimators.settings import LossSettings
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
@@ -319,16 +320,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         with self._unchanged_on_error():
             return self._fit(X, y, sample_weight, incremental=True)
 
-    def _loss_name(self) -> str:
-        return self.loss
+    def _loss(self) -> LossSettings:
+        used: Any = {"huber": self.huber_delta, "quantile": self.quantile}
+        parameter = float(used.get(self.loss, 0.0))
+        return LossSettings(self.loss, lambda dtype: parameter)
 
-    def _loss_setting(self, dtype: Any) -> float:
-        if self.loss == "quantile":
-            return float(self.quantile)  # type: ignore[arg-type]
-        return float(self.huber_delta) if self.loss == "huber" else 0.0
-
-    def _check_combinations(self, n_hidden: int, validation: tuple[Any, Any, Any]) -> None:
-        super()._check_combinations(n_hidden, validation)
+    def _check_loss(self) -> None:
         if self.loss == "quantile" and self.quantile is None:
             raise ValueError("loss='quantile' needs quantile, a number in (0, 1), got None")
 
