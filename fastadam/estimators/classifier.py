@@ -1,6 +1,6 @@
 """MLPClassifier, with scikit-learn's signature: its parameters, classes, probabilities and score.
 
-What it shares with the regressor, and how both are fitted, is in `_estimator.py`.
+`base.py` fits it, as it does the regressor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,142 +22,42 @@ from fastadam._typing import Array
 from fastadam.cuda.detection import is_device_array
 from fastadam.estimators.base import BaseMLP
 from fastadam.estimators.device_data import like_given, on_host
+from fastadam.estimators.parameters import documented
+from fastadam.estimators.settings import LossSettings
 
 
+@documented(score="accuracy")
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
-    """Multi-layer perceptron classifier: scikit-learn's, trained by fused kernels.
+    """Multi-layer perceptron classifier, trained by fused Adam kernels.
 
-    A drop-in replacement for `sklearn.neural_network.MLPClassifier`: the same parameters, attributes, messages and
-    errors, and with the same `random_state` the same model, several times sooner. It minimises the log-loss of two
-    classes, of several, or of several labels a sample.
+    A drop-in replacement for `sklearn.neural_network.MLPClassifier`: it has the same parameters, attributes, messages
+    and errors, and gives the same model for the same `random_state`, several times faster. It minimizes the log-loss
+    for two classes, for several classes, or for several labels per sample.
 
     Parameters
     ----------
-    hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
-        Units of each hidden layer.
-    activation : str or list of str, default="relu"
-        Activation function of the hidden layers, or that of each: scikit-learn's "identity", "logistic", "tanh" and
-        "relu", or "leaky_relu" (of slope 0.01), "elu", "softplus", "silu", "gelu" (exact) or "mish".
-    solver : str, default="adam"
-        scikit-learn's own are "adam"; "sgd", with its momentum; and "lbfgs", which is SciPy's L-BFGS-B over all samples
-        at once, computed in float64. The others are in PyTorch's form: "adamw", "nadam", "radam", "adamax", "amsgrad",
-        "lion", "rmsprop", "adagrad" and "adadelta".
-    alpha : float, default=1e-4
-        Strength of the L2 penalty, 0.5 * alpha * sum(W**2) divided by the samples of a batch. Biases are not penalised.
-        With solver="adamw", weights are multiplied by 1 - learning rate * alpha in each step instead, and the loss has
-        no penalty.
-    batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is min(200, n_samples). The short last batch of an epoch is trained on too.
-    learning_rate : str or callable, default="constant"
-        How the step size changes from epoch to epoch. "invscaling" and "adaptive" are of solver="sgd" alone, and
-        disregarded with others, as in scikit-learn. Of all stochastic solvers: "cosine" and "linear" fall from
-        `learning_rate_init` towards 0 in `max_iter` epochs, counted over all calls; "one_cycle" rises to it and falls;
-        "plateau" divides it by 10 where nothing has improved by `tol` for half of `n_iter_no_change` epochs. A function
-        gives the rate for the number of the epoch, from 0 on, as those of `fastadam.schedules` do.
-    learning_rate_init : float, default=1e-3
-        Step size, or the one to begin with.
-    power_t : float, default=0.5
-        Of solver="sgd" alone.
-    max_iter : int, default=200
-        Most epochs.
-    shuffle : bool, default=True
-        Whether to shuffle the samples in each epoch.
-    random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the validation split and the order of the samples, in scikit-learn's own sequence.
-    tol : float, default=1e-4
-        An epoch counts as an improvement if the loss falls (or the validation score rises) by at least this much.
-    verbose : bool, default=False
-        Whether to print the loss of each epoch.
-    warm_start : bool, default=False
-        Whether `fit` goes on from the model of the last `fit`: with its weights, moments, random stream and counters,
-        so that two fits of n epochs give the bits of one of 2 n.
-    momentum : float, default=0.9
-        Of solver="sgd" alone.
-    nesterovs_momentum : bool, default=True
-        Of solver="sgd" alone.
-    early_stopping : bool, default=False
-        Whether to hold samples out (or take X_val), stop when the accuracy on them stops improving, and keep
-        the best weights.
-    validation_fraction : float, default=0.1
-        Fraction of the samples to hold out.
-    beta_1, beta_2 : float, default=0.9 and 0.999
-        Decay rates of the two moments of Adam and its kin; "rmsprop" and "adadelta" have `beta_2` alone.
-    epsilon : float, default=1e-8
-        Added to the denominator; to the uncorrected root of the second moment with solver="adam".
-    n_iter_no_change : int or np.inf, default=10
-        Training stops after more than this many epochs in a row without an improvement.
-    max_fun : int, default=15000
-        Of solver="lbfgs" alone.
+    {scikit_learns_parameters}
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes in the loss, by their labels; "balanced" gives each the same total.
+        Weights of the classes in the loss, by their labels; "balanced" gives each class the same total weight.
     label_smoothing : float, default=0.0
-        Part of each target, in [0, 1), that is spread evenly over all classes.
-    warmup_epochs : int, default=0
-        Epochs in which the learning rate rises to where it begins, in even steps.
-    clip_norm : float or None, default=None
-        Bound on the Euclidean norm of the gradient, that of the penalty included; a longer one is scaled down to it.
-    dropout : float, default=0.0
-        Part of the hidden units, in [0, 1), that is off in each step of the training, for each sample another; the
-        others are scaled up. Which, is drawn from `random_state`. Predictions use all units.
-    scoring : str, callable or None, default=None
-        What early stopping looks at: None for the accuracy, "loss" for the negative loss without penalty, else as
-        everywhere in scikit-learn.
-    max_time : float or None, default=None
-        Seconds of training, compiling not included, after which it ends; a ConvergenceWarning says so. An epoch that
-        takes more than a moment (0.1 s) is given up after a whole step: `coefs_` are of that step, `n_iter_`, `t_` and
-        `loss_curve_` of whole epochs only, and `loss_` is of the last of these. If there is none, `n_iter_` is 0 and
-        `loss_` the mean of the steps that were made, NaN if that is none either.
-    n_threads : int or None, default=None
-        Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
-        those that the cores of the process, its CPU quota and limits as `OMP_NUM_THREADS` allow (docs/deploy.md lists
-        them); fits at once share them. The model is the same, to the bit, on any number.
-    device : {"cpu", "cuda", "auto"}, default="cpu"
-        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one.
-        With these two, `fit` also takes arrays that lie on the device, as CuPy's and PyTorch's, and trains on a float
-        X in place. The fitted attributes are arrays on the host. Predictions are made where X lies, and are of its
-        library.
+        Fraction of each target, in [0, 1), that is spread evenly over all classes.
+    {further_parameters}
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels of the classes.
-    coefs_ : list of ndarray of shape (fan_in, fan_out)
-        Weight matrix of each layer, in the dtype of the training data. All are views of one buffer.
-    intercepts_ : list of ndarray of shape (fan_out,)
-        Bias of each layer.
-    n_iter_ : int
-        Epochs of the last fit.
-    t_ : int
-        Samples seen in training, over all calls.
-    loss_ : float
-        Loss of the last epoch: the mean over its batches, each taken before its update, weighted by its samples.
-    loss_curve_ : list of float
-        Loss of every epoch, over all calls.
-    best_loss_ : float or None
-        Lowest loss of an epoch; None with early stopping.
-    validation_loss_curve_ : list of float
-        Loss on X_val after each epoch, without penalty, over all calls; only where `fit` was given X_val.
-    validation_scores_ : list of float or None
-        Accuracy on the held-out samples after each epoch; None without early stopping.
-    best_validation_score_ : float or None
-        Highest of them; None without early stopping.
-    n_features_in_ : int
-        Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features, where X has names that are all strings.
-    n_layers_ : int
-        Number of layers, input and output included.
-    n_outputs_ : int
-        Number of outputs.
+        Labels of the classes.
+    {attributes}
     out_activation_ : str
-        "logistic" for two classes or several labels a sample, "softmax" for more classes.
+        Activation of the output: "logistic" for two classes or for several labels per sample, "softmax" for more
+        classes.
 
     Notes
     -----
-    The probabilities of the loss, as it is reported, are kept from 0 and 1 by the machine epsilon of the type; the
+    In the reported loss, probabilities are clipped to a distance from 0 and 1 of the machine epsilon of the type; the
     gradient is exact.
 
-    See `MLPRegressor` for how the two differ from scikit-learn's own.
+    See `MLPRegressor` for the differences from scikit-learn's estimators.
 
     Examples
     --------
@@ -263,24 +163,24 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     ) -> Self:
         """Update the model with a single epoch over the given data.
 
-        Each call goes on with the optimizer's state and with the random stream where the call before left them, so
-        that no two calls shuffle alike.
+        Each call continues with the state of the optimizer and the random stream as the previous call left them, so
+        that each call shuffles differently.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            The classes of the samples, or a matrix of 0 and 1 that says which labels a sample has.
+            Classes of the samples, or a matrix of 0 and 1 that indicates the labels of each sample.
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights.
         classes : array-like of shape (n_classes,), default=None
-            All classes that will ever be in y. The first call needs it, later ones may leave it out.
+            All classes that can occur in y. Required in the first call, optional in later calls.
 
         Returns
         -------
         self : object
-            The trained model. When an error is raised, the estimator is as it was before.
+            The trained model. If an error is raised, the estimator is unchanged.
         """
         with self._unchanged_on_error():
             y = y if self.device == "cpu" else on_host("y", y)
@@ -303,26 +203,26 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_labels)
-            The most probable class of each sample, or which labels it probably has.
+            The most probable class of each sample, or an indicator of its probable labels.
         """
         return like_given(X, self._labels_of(on_host("the outputs", self._forward(X))))
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """The accuracy of the predictions for X.
+        """Return the accuracy of the predictions for X.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            The true ones.
+            True classes, or labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights.
 
         Returns
         -------
         score : float
-            As of scikit-learn's own; each of the arrays may also lie on a CUDA device.
+            Accuracy, as computed by scikit-learn. Each of the arrays may also lie on a CUDA device.
         """
         y, sample_weight = on_host("y", y), on_host("sample_weight", sample_weight)
         if not is_device_array(X):
@@ -342,8 +242,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Returns
         -------
         y_prob : ndarray of shape (n_samples, n_classes)
-            The probability of each class, in the order of `classes_` and in the dtype of the model; of each label, if
-            a sample may have several.
+            The probability of each class, or of each label if a sample may have several, in the order of `classes_`
+            and in the dtype of the model.
         """
         return like_given(X, self._probabilities(X))
 
@@ -371,11 +271,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         labels: Array = self._label_binarizer.inverse_transform(outputs.ravel() if outputs.shape[1] == 1 else outputs)
         return labels
 
-    def _loss_name(self) -> str:
-        return "multinomial" if self._label_binarizer.y_type_ == "multiclass" else "log_loss"
-
-    def _loss_setting(self, dtype: Any) -> float:
-        return float(np.finfo(dtype).eps)
+    def _loss(self) -> LossSettings:
+        name = "multinomial" if self._label_binarizer.y_type_ == "multiclass" else "log_loss"
+        return LossSettings(name, lambda dtype: float(np.finfo(dtype).eps))
 
     def _validate_input(self, X: Any, y: Any, *, incremental: bool, reset: bool) -> tuple[Any, Array]:
         X, y = self._validate_form(X, y, reset=reset)
@@ -399,9 +297,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return self._labels_of(y)
 
     def _loss_targets(self, y: Array) -> Array:
-        """With label smoothing, a part of each target is spread evenly over all classes (Szegedy et al. 2016)."""
+        """Spread a fraction of each target evenly over all classes, for label smoothing (Szegedy et al. 2016)."""
         smoothing = self.label_smoothing
-        classes = y.shape[1] if self._loss_name() == "multinomial" else 2
+        classes = y.shape[1] if self._loss().name == "multinomial" else 2
         return y * (1.0 - smoothing) + smoothing / classes if smoothing > 0 else y
 
     def _loss_weight(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
@@ -422,7 +320,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             return weight * sample_weight
 
     def _weights_of_classes(self) -> Array:
-        """The weight of each of `classes_`, also of those that these samples have none of."""
+        """Weight of each of `classes_`, including those without a sample in the data."""
         if self._label_binarizer.y_type_.startswith("multilabel"):
             raise ValueError(
                 "class_weight must be None or 'balanced' where a sample may have several labels, "
@@ -446,10 +344,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             )
 
     def _strata(self, y: Array) -> Array | None:
-        return y if y.shape[1] == 1 else None  # as in scikit-learn, of two classes alone
+        return y if y.shape[1] == 1 else None  # two classes only, as in scikit-learn
 
     def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:
-        from sklearn.metrics import accuracy_score  # a tenth of a second to import, for early stopping alone
+        from sklearn.metrics import accuracy_score  # takes a tenth of a second to import
 
         labels = self._label_binarizer.inverse_transform(y)
         return lambda outputs: float(accuracy_score(labels, self._labels_of(outputs), sample_weight=sample_weight))

@@ -14,7 +14,7 @@ from sklearn.preprocessing import LabelBinarizer
 from fastadam._checks import count, flag, items, real
 from fastadam._typing import Array
 from fastadam.buffers import FlatBuffer
-from fastadam.estimators.parameters import hidden_units
+from fastadam.estimators.settings import hidden_units, settings_of
 from fastadam.estimators.solvers import make_optimizer
 from fastadam.estimators.training import Progress
 from fastadam.formulas.losses import LOSSES
@@ -33,7 +33,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
     return {
         "units": [int(estimator.n_features_in_), *(params[name].size for name in params if name.startswith("b"))],
         "weights": params.flat,
-        "optimizer": optimizer._counters() | optimizer._settings() | optimizer.state,
+        "optimizer": optimizer._counters() | optimizer.settings | optimizer.state,
         "progress": _progress_to_dict(estimator._progress),
         "held_out": estimator._validation,
         "random_state": estimator._random_state,
@@ -55,8 +55,8 @@ def restore(estimator: Any, state: Mapping[str, Any]) -> None:
     estimator._validate_params()
     n_features, *hidden, n_outputs = state["units"]
     params = _params_from(state["units"], state["weights"])
-    estimator._activations(params)  # checks that each hidden layer has one
-    if hidden_units(estimator.hidden_layer_sizes) != hidden:
+    settings = settings_of(estimator._parameters(), hidden_units(estimator.hidden_layer_sizes))
+    if list(settings.hidden) != hidden:
         raise ValueError(f"units must be those of {estimator.hidden_layer_sizes}, got {state['units']}")
     progress = _progress_from_dict(state["progress"], params)
     held_out = None if state["held_out"] is None else _indices("held_out", state["held_out"])
@@ -65,13 +65,13 @@ def restore(estimator: Any, state: Mapping[str, Any]) -> None:
         _restore_classes(estimator, state["classes"], state["labels"], n_outputs)
     if state["feature_names"] is not None:
         estimator.feature_names_in_ = _flat("feature_names", state["feature_names"], ("object",), n_features)
-    optimizer = make_optimizer(params, estimator)
+    optimizer = make_optimizer(params, settings)
     optimizer.load_state_dict(state["optimizer"])
     stream = estimator.random_state
     if not isinstance(stream, np.random.RandomState):
         stream = _of_type("random_state", state["random_state"], np.random.RandomState)
     estimator.n_features_in_ = n_features
-    estimator.out_activation_ = LOSSES[estimator._loss_name()].link
+    estimator.out_activation_ = LOSSES[estimator._loss().name].link
     estimator._optimizer, estimator._progress, estimator._validation = optimizer, progress, held_out
     estimator._random_state, estimator._seed = stream, estimator.random_state
     estimator.n_iter_ = count("n_iter", state["n_iter"], 0)

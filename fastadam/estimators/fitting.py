@@ -1,8 +1,8 @@
-"""The network of one fit: what it is trained on, by which engine, and how the trainer sees it."""
+"""Network of one fit: its weights, its engine, its validation, and the model that `training.py` trains."""
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,108 +13,97 @@ from fastadam.buffers import FlatBuffer
 from fastadam.cpu.engine import Engine
 from fastadam.cpu.losses import loss_kernel
 from fastadam.cpu.network import Layout, as_samples, layout_of, predict
+from fastadam.estimators.data import Data
+from fastadam.estimators.device_data import is_resident
 from fastadam.estimators.parameters import batch_rows
+from fastadam.estimators.settings import FitSettings, LossSettings
 from fastadam.estimators.solvers import decays_by_itself, group_of, update_of
 from fastadam.estimators.training import Progress
 from fastadam.formulas.losses import LOSSES, predictions
-from fastadam.formulas.network import Samples
+from fastadam.formulas.network import Samples, shapes_of
 from fastadam.optimizers.base import Optimizer
 
 if TYPE_CHECKING:
     from fastadam.cuda.engine import DeviceEngine
 
 
-class Data(NamedTuple):
-    """What is trained on, validated: targets have two dimensions."""
-
-    X: Any
-    y: Array
-    sample_weight: Array | None
-    loss_targets: Array
-    """The targets as the loss is taken of them."""
-    loss_weight: Array | None
-    """The weights as the loss has them."""
-    alpha: float
-    """The strength of the penalty beside these weights."""
-
-
 class Validation(NamedTuple):
-    """Samples that are not trained on, or not all of them."""
+    """Validation samples, which may be some of the training data."""
 
     samples: Samples
     rows: Array
-    """Which of the samples."""
+    """Indices of the validation samples among `samples`."""
     X: Any
-    """Those rows as they were validated: for scorers."""
+    """Validated features of these rows, for scorers."""
     y: Array
-    """Their targets as the network has them."""
+    """Targets of these rows in the form that the network is trained on."""
     weight: Array | None
 
     def predictions(self, layout: Layout, params: FlatBuffer, loss: str, watch: Watch) -> Array:
-        """What the network predicts for them."""
+        """Predictions of the network for these rows."""
         return predictions(LOSSES[loss].link, predict(layout, params.flat, self.samples, self.rows, watch))
 
     def loss(self, layout: Layout, params: FlatBuffer, loss: str, setting: float, watch: Watch) -> float:
-        """The mean loss of the network on them, without any penalty; their targets must be among the samples."""
+        """Mean loss of the network on these rows, without penalty; `samples` must have their targets."""
         samples, outputs = self.samples, predict(layout, params.flat, self.samples, self.rows, watch)
         total = len(self.rows) if self.weight is None else float(self.weight.sum(dtype=np.float64))
         summed = loss_kernel(loss)(outputs, samples.y, samples.weight, self.rows, float(total), setting)
         return float(summed / total)
 
     def compile(self, layout: Layout, params: FlatBuffer, loss: str, setting: float, watch: Watch) -> None:
-        """Compile, or load, what predictions and their loss need: by none of the samples."""
+        """Compile, or load, the kernels of predictions and their loss, by calling them without any row."""
         none = self.rows[:0]
         outputs = predict(layout, params.flat, self.samples, none, watch)
         loss_kernel(loss)(outputs, self.samples.y, self.samples.weight, none, 1.0, setting)
 
 
 class TrainedNetwork:
-    """The network of one fit as the trainer sees it: it trains, and is scored.
+    """Network of one fit as a `training.Model`, which is trained and scored.
 
     Parameters
     ----------
     params : FlatBuffer
-        The parameters, which the optimizer updates.
+        Parameters, which the engine updates.
     optimizer : Optimizer
-        Its state is trained by the engine.
-    engine : Engine
-        Has the data.
+        Optimizer whose state and step count the engine updates.
+    engine : Engine or DeviceEngine
+        Engine with the training data.
     """
 
     def __init__(self, params: FlatBuffer, optimizer: Optimizer, engine: "Engine | DeviceEngine") -> None:
         self.params = params
-        """The parameters after the last epoch."""
+        """Parameters after the last epoch."""
         self.score: Callable[[], float] | None = None
-        """Scores the parameters as they are now."""
+        """Function that scores the current parameters, or None."""
         self.loss: Callable[[], float] | None = None
-        """The loss of the parameters as they are now on validation data, if there are any."""
+        """Function that returns the loss of the current parameters on validation data, or None."""
         self.compile_validation: Callable[[], None] | None = None
-        """Compiles, or loads, what those two need, if there is anything."""
+        """Function that compiles, or loads, the kernels of these two, or None."""
         self.watch = engine.watch
-        """Whether the fit is to be given up; predictions of validation data look at it, too."""
+        """Tells compiled code to stop; predictions of validation data check it as well."""
         self._optimizer = optimizer
         self._engine = engine
 
     @property
     def loss_so_far(self) -> float:
-        """The mean loss of the last epoch, or of the whole steps of one that was given up."""
+        """Mean loss of the last epoch, or of the completed steps of an epoch that was abandoned."""
         return self._engine.loss
 
     def prepare(self) -> None:
-        """Compile, or load, what an epoch and its validation need."""
+        """Compile, or load, the kernels of an epoch and its validation."""
         self._engine.prepare()
         if self.compile_validation is not None:
             self.compile_validation()
 
     def end_at(self, end: float) -> None:
-        """Give up whatever takes longer, by `time.monotonic`."""
+        """Stop whatever runs beyond this value of `time.monotonic`."""
         self.watch.end = end
 
     def run_epoch(self, order: Array) -> float:
         """Train on the samples in this order; return the mean loss.
 
-        Parameters and optimizer are those of the last whole step if it raises what a handler of a signal did, or
-        OutOfTimeError.
+        If the handler of a signal raises, or the time is up (OutOfTimeError), parameters and optimizer are those of the
+        last completed step.
         """
         optimizer, engine = self._optimizer, self._engine
         engine.t = optimizer.t
@@ -126,7 +115,7 @@ class TrainedNetwork:
         return engine.loss
 
     def validation_loss(self) -> float | None:
-        """The loss on validation data, if there are any."""
+        """Loss on validation data, or None without any."""
         return None if self.loss is None else self.loss()
 
     def validation_score(self) -> float:
@@ -135,94 +124,124 @@ class TrainedNetwork:
         return self.score()
 
     def snapshot(self) -> FlatBuffer:
-        """Copy the parameters as they are now."""
+        """Copy the current parameters."""
         return self.params.copy()
 
 
-def validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
-    """The user's own validation data."""
+def validation_rows(settings: FitSettings, data: Data, samples: Samples, held_out: Array | None) -> Validation | None:
+    """Validation data of a fit: those given by the user, or the rows that were held out, or None.
+
+    Rows that are held out are copied only if their features are needed.
+    """
+    dtype = samples.y.dtype
+    if data.validation is not None:
+        return _validation_of(*data.validation, dtype)
+    if held_out is None:
+        return None
+    weight = None if data.sample_weight is None else data.sample_weight[held_out]
+    if settings.scoring is not None or is_resident(data.X):
+        return _validation_of(data.X[held_out], data.y[held_out], weight, dtype)
+    return Validation(samples, held_out, None, data.y[held_out], weight)
+
+
+def _validation_of(X: Any, y: Array, weight: Array | None, dtype: Any) -> Validation:
     return Validation(as_samples(X, dtype, y, weight), np.arange(X.shape[0]), X, y, weight)
 
 
-def held_out_of(data: Data, samples: Samples, rows: Array, *, alone: bool) -> Validation:
-    """Rows of the training data as validation data; `alone` copies them, for those who want their features."""
-    weight = None if data.sample_weight is None else data.sample_weight[rows]
-    if alone:
-        return validation_of(data.X[rows], data.y[rows], weight, samples.y.dtype)
-    return Validation(samples, rows, None, data.y[rows], weight)
+def initial_params(
+    settings: FitSettings, units: Sequence[int], dtype: Any, random_state: np.random.RandomState
+) -> FlatBuffer:
+    """Glorot's initial weights, drawn in float64 as scikit-learn draws them: weight, bias, layer by layer."""
+    try:
+        params = FlatBuffer.zeros(shapes_of(units), dtype)
+    except (OverflowError, ValueError) as error:  # more than can be addressed
+        raise ValueError(f"hidden_layer_sizes is too large, got {list(settings.hidden)}: {error}") from error
+    activations = settings.activations or (settings.activation,)  # scikit-learn's rule also without hidden layers
+    for k, (fan_in, fan_out) in enumerate(pairwise(units)):
+        of_layer = activations[min(k, len(activations) - 1)]
+        bound = np.sqrt((2.0 if of_layer == "logistic" else 6.0) / (fan_in + fan_out))
+        params[f"W{k}"] = random_state.uniform(-bound, bound, (fan_in, fan_out))
+        params[f"b{k}"] = random_state.uniform(-bound, bound, fan_out)
+    return params
 
 
 def engine_of(
-    estimator: Any, optimizer: Optimizer, samples: Samples, progress: Progress, alpha: float
+    settings: FitSettings, data: Data, optimizer: Optimizer, samples: Samples, progress: Progress
 ) -> "Engine | DeviceEngine":
-    """What trains the optimizer's parameters on these samples, as the estimator wants it; `alpha` is of the penalty."""
+    """Make the engine that trains the parameters of the optimizer on these samples."""
     params: FlatBuffer = optimizer.params  # type: ignore[assignment]
     assert progress.order is not None
-    n_rows, dropout = progress.order.size, float(estimator.dropout)
-    update, rows = update_of(optimizer, estimator.solver), batch_rows(estimator.batch_size, n_rows)
-    activations, loss = estimator._activations(params), estimator._loss_name()
+    n_rows = progress.order.size
+    update, rows = update_of(optimizer, settings.solver), batch_rows(settings.batch_size, n_rows)
     options: dict[str, Any] = {
-        "alpha": 0.0 if decays_by_itself(estimator.solver) else alpha,
-        "loss_setting": estimator._loss_setting(params.dtype),
-        "clip_norm": estimator.clip_norm, "dropout": dropout, "seed": progress.seed,
+        "alpha": 0.0 if decays_by_itself(settings.solver) else data.alpha,
+        "loss_setting": data.loss.parameter(params.dtype),
+        "clip_norm": settings.clip_norm, "dropout": settings.dropout, "seed": progress.seed,
     }  # fmt: skip
-    if _trains_on_device(estimator):
+    if _trains_on_device(settings.device):
         from fastadam.cuda.engine import DeviceEngine
 
-        return DeviceEngine(params, activations, samples, loss, update, n_rows, rows, **options)
-    layout = layout_of(params, activations, training=True, dropout=dropout > 0)
-    return Engine(params, layout, samples, loss, update, n_rows, rows, estimator.n_threads, **options)
+        return DeviceEngine(params, settings.activations, samples, data.loss.name, update, n_rows, rows, **options)
+    layout = layout_of(params, settings.activations, training=True, dropout=settings.dropout > 0)
+    return Engine(params, layout, samples, data.loss.name, update, n_rows, rows, settings.n_threads, **options)
 
 
-def _trains_on_device(estimator: Any) -> bool:
+def _trains_on_device(device: str) -> bool:
     """Whether to train on a CUDA device."""
-    if estimator.device != "auto":
-        return bool(estimator.device == "cuda")
+    if device != "auto":
+        return device == "cuda"
     from fastadam.cuda import is_available
 
     return is_available()
 
 
+ScoreMaker = Callable[[Validation, Callable[[], Array]], Callable[[], float]]
+"""Given validation data and a function that predicts them with the current weights, returns a function that scores the
+current weights."""
+
+
 def attach_validation(
-    estimator: Any, model: TrainedNetwork, data: Validation, progress: Progress, *, was_given: bool
+    model: TrainedNetwork,
+    rows: Validation,
+    settings: FitSettings,
+    loss: LossSettings,
+    progress: Progress,
+    make_score: ScoreMaker,
+    *,
+    was_given: bool,
 ) -> None:
-    """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
-    params, loss, setting = model.params, estimator._loss_name(), estimator._loss_setting(model.params.dtype)
-    layout = layout_of(params, estimator._activations(params))
-    model.compile_validation = partial(data.compile, layout, params, loss, setting, model.watch)
-    if was_given or estimator.scoring == "loss":
-        loss_of = partial(data.loss, layout, params, loss, setting, model.watch)
-        model.loss = loss_of if was_given else None
-    if not estimator.early_stopping:
+    """Let the network be scored on validation data, and its loss on them be recorded if the user gave them."""
+    params, parameter = model.params, loss.parameter(model.params.dtype)
+    layout = layout_of(params, settings.activations)
+    model.compile_validation = partial(rows.compile, layout, params, loss.name, parameter, model.watch)
+    loss_of = partial(rows.loss, layout, params, loss.name, parameter, model.watch)
+    model.loss = loss_of if was_given else None
+    if not settings.early_stopping:
         return
     if progress.best is None:
         progress.best = model.snapshot()
-    if estimator.scoring is None:
-        scorer = estimator._validation_scorer(data.y, data.weight)
-        model.score = lambda: scorer(data.predictions(layout, params, loss, model.watch))
-    elif estimator.scoring == "loss":
+    if settings.scoring == "loss":
         model.score = lambda: -loss_of()
     else:
-        model.score = _users_scorer(estimator, data)
+        model.score = make_score(rows, partial(rows.predictions, layout, params, loss.name, model.watch))
 
 
-def _users_scorer(estimator: Any, data: Validation) -> Callable[[], float]:
-    """What scores the estimator as it is now by its own `scoring`."""
-    from sklearn.metrics import check_scoring
+def params_of(coefs: Sequence[Any], intercepts: Sequence[Any], n_features: int, dtype: Any) -> FlatBuffer:
+    """Copy weights that the user has set into one buffer; `dtype` is None for the type of the arrays."""
+    shapes = shapes_of([n_features, *map(np.size, intercepts)])
+    arrays = [array for layer in zip_longest(coefs, intercepts) for array in layer]
+    given = [np.shape(array) for array in arrays]
+    if given != list(shapes.values()):  # kernels do not check the bounds
+        raise ValueError(
+            f"coefs_ and intercepts_ must have, layer by layer, the shapes {list(shapes.values())} of a network "
+            f"with {n_features} features, got {given}"
+        )
+    return FlatBuffer.from_arrays(dict(zip(shapes, arrays, strict=True)), dtype)
 
-    given = {} if data.weight is None else {"sample_weight": data.weight}
-    scorer = check_scoring(estimator, estimator.scoring)
 
-    def score() -> float:
-        fitted = copy.copy(estimator)
-        fitted.__dict__.pop("feature_names_in_", None)  # they are no longer there on what was validated
-        try:
-            value = scorer(fitted, data.X, estimator._given_targets(data.y), **given)
-        except AttributeError as error:  # as of probabilities, which a regressor has none of
-            raise ValueError(f"scoring={estimator.scoring!r} does not go with this estimator: {error}") from error
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"scoring must give a number, got {value!r}") from None
-
-    return score
+def views_of(params: FlatBuffer) -> dict[str, Any]:
+    """Attributes with the parameters: `coefs_` and `intercepts_` are views of one buffer."""
+    coefs = [params[name] for name in params if name.startswith("W")]
+    intercepts = [params[name] for name in params if name.startswith("b")]
+    views, layout = (*coefs, *intercepts), layout_of(params)
+    return {"_params": params, "coefs_": coefs, "intercepts_": intercepts, "_views": views, "_layout": layout}

@@ -1,36 +1,37 @@
-"""The learning rates of the epochs: what `learning_rate` names.
+"""Learning rates by epoch, one class for each kind of `learning_rate`.
 
-A rate is a function of how far training has come, so that a later fit goes on with it where the one before stopped.
+A rate is a function of the progress of training, so that a later fit continues it where the one before stopped.
 """
 
 import math
 import sys
-from typing import Any, Literal
+from typing import Literal
 
+from fastadam.estimators.settings import FitSettings
 from fastadam.estimators.training import Progress
 from fastadam.schedules import Cosine, Linear, OneCycle, Plateau, Schedule, get_schedule
 
 OF_SGD = ("constant", "invscaling", "adaptive")
-"""scikit-learn's own; the last two are of solver="sgd" alone."""
+"""scikit-learn's own; the last two are only used with solver="sgd"."""
 
 OVER_ALL_EPOCHS = ("cosine", "linear", "one_cycle")
-"""Those that end with the last epoch: to reach it is what was asked for, and no failure to converge."""
+"""Schedules that end with the last epoch: reaching it is intended, and not a failure to converge."""
 
 OF_ALL_SOLVERS = (*OVER_ALL_EPOCHS, "plateau")
 
 
 class Rate:
-    """The same rate in every epoch, after a warm-up in which it rises to it in even steps."""
+    """Constant rate, after a warm-up in which the rate rises to it in even steps."""
 
     last_words = "Stopping."
-    """What is printed when training has stalled for good."""
+    """Text that is printed when training has stalled and the rate cannot be lowered."""
 
     def __init__(self, lr: float, warmup_epochs: int = 0) -> None:
         self.lr = float(lr)
-        self.warmup_epochs = int(min(warmup_epochs, sys.maxsize))  # of more than that, no float could be made
+        self.warmup_epochs = min(warmup_epochs, sys.maxsize)  # a larger integer may not fit into a float
 
     def at(self, progress: Progress) -> float:
-        """The rate of the next epoch."""
+        """Rate of the next epoch."""
         epoch, rate = len(progress.losses), self._after_warmup(progress)
         return rate if epoch >= self.warmup_epochs else rate * (epoch + 1) / (self.warmup_epochs + 1)
 
@@ -38,27 +39,27 @@ class Rate:
         return self.lr
 
     def lower(self, progress: Progress) -> bool:
-        """Lower the rate, since training has stalled; False if that is all that can be done."""
+        """Lower the rate, since training has stalled; return False if it cannot be lowered."""
         return False
 
 
 class InverseScaling(Rate):
-    """The first rate divided by a power of the number of samples seen."""
+    """Initial rate divided by a power of the number of samples seen."""
 
     def __init__(self, lr: float, warmup_epochs: int, power: float) -> None:
         super().__init__(lr, warmup_epochs)
-        self.power = float(power)  # an integer could be raised to integers without end
+        self.power = float(power)  # integer powers of integers would grow without bound
 
     def _after_warmup(self, progress: Progress) -> float:
         seen = progress.samples_seen
         try:
             return float(self.lr / (seen + 1) ** self.power) if seen else self.lr
-        except OverflowError:  # of the divisor
+        except OverflowError:  # in the divisor
             return 0.0
 
 
 class Adaptive(Rate):
-    """Divided by 5 whenever training stalls, until it is 1e-6 or less."""
+    """Rate that is divided by 5 whenever training stalls, until it is 1e-6 or less."""
 
     last_words = "Learning rate too small. Stopping."
 
@@ -69,7 +70,7 @@ class Adaptive(Rate):
         return rate
 
     def lower(self, progress: Progress) -> bool:
-        """Divide it once more."""
+        """Divide the rate by 5 once more."""
         if self._after_warmup(progress) <= 1e-6:
             return False
         progress.reductions += 1
@@ -77,7 +78,7 @@ class Adaptive(Rate):
 
 
 class Scheduled(Rate):
-    """A schedule's, whose steps are epochs; at its end, in epoch `length`, it stays."""
+    """Rate of a schedule whose steps are epochs; from epoch `length` on, it is constant."""
 
     def __init__(self, schedule: Schedule, warmup_epochs: int, length: float = math.inf) -> None:
         super().__init__(0.0, warmup_epochs)
@@ -88,7 +89,7 @@ class Scheduled(Rate):
 
 
 class OnPlateau(Rate):
-    """Lowered when the loss, or the validation score, has not improved for a while."""
+    """Rate that is lowered when the loss, or the validation score, has not improved for `patience` epochs."""
 
     def __init__(self, lr: float, warmup_epochs: int, patience: int, tol: float) -> None:
         super().__init__(lr, warmup_epochs)
@@ -107,10 +108,10 @@ class OnPlateau(Rate):
         return state.lr
 
 
-def rate_of(estimator: Any) -> Rate:
-    """The rate that an estimator asks for."""
+def rate_of(settings: FitSettings) -> Rate:
+    """Make the rate that `learning_rate` names."""
     lr, kind, warmup, length = (
-        estimator.learning_rate_init, estimator.learning_rate, estimator.warmup_epochs, estimator.max_iter,
+        settings.learning_rate_init, settings.learning_rate, settings.warmup_epochs, settings.max_iter,
     )  # fmt: skip
     if not isinstance(kind, str):
         schedule = None if isinstance(kind, type) else get_schedule(kind)
@@ -124,8 +125,8 @@ def rate_of(estimator: Any) -> Rate:
     if kind == "one_cycle":
         return Scheduled(OneCycle(lr, length), warmup, length)
     if kind == "plateau":
-        bound = estimator.n_iter_no_change
-        return OnPlateau(lr, warmup, 10 if math.isinf(bound) else max(1, int(bound) // 2), estimator.tol)
-    if estimator.solver != "sgd" or kind == "constant":
+        bound = settings.n_iter_no_change
+        return OnPlateau(lr, warmup, 10 if math.isinf(bound) else max(1, int(bound) // 2), settings.tol)
+    if settings.solver != "sgd" or kind == "constant":
         return Rate(lr, warmup)
-    return InverseScaling(lr, warmup, estimator.power_t) if kind == "invscaling" else Adaptive(lr, warmup)
+    return InverseScaling(lr, warmup, settings.power_t) if kind == "invscaling" else Adaptive(lr, warmup)

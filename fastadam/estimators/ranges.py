@@ -1,6 +1,6 @@
-"""Numbers at the ends of a type's range: arguments that it cannot hold, and fits that have left it.
+"""Numbers at the ends of a type's range: arguments that exceed it, and fits that overflow.
 
-Everything here runs once per fit.
+Everything in this module runs once per fit.
 """
 
 import math
@@ -13,24 +13,23 @@ import numpy as np
 from numpy.typing import DTypeLike
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import _check_sample_weight
 
 from fastadam._typing import Array
+from fastadam.buffers import FlatBuffer
 from fastadam.cpu.network import as_samples, layout_of, predict
-from fastadam.estimators.fitting import Data
+from fastadam.estimators.data import Data
+from fastadam.estimators.settings import FitSettings, LossSettings
 from fastadam.estimators.training import Progress
 from fastadam.optimizers.base import Optimizer
 
-_USUAL_EXPONENT = 60
-"""Weights whose largest is within two to the power of this, or of minus this, stay as they are."""
-
 _LARGE = 100.0
-"""Size from which an argument is named as a possible cause of an overflow."""
+"""Absolute value above which an argument is named as a possible cause of an overflow."""
 
 _LARGE_PARAMETER = 1e6
-"""Size of a parameter from which predictions are looked at: those of training samples, as many as `_ROWS`."""
+"""Absolute value of a parameter above which predictions are checked."""
 
 _ROWS = 100
+"""Number of training samples whose predictions are checked."""
 
 _WITHOUT_EPSILON = ("sgd", "lion", "lbfgs")
 
@@ -46,40 +45,10 @@ NON_FINITE_PREDICTIONS = (
 
 
 class NonFiniteError(ValueError):
-    """A fit that has left the range of its type; `naming_what_is_large` adds the argument to the message."""
+    """Overflow in a fit; `naming_what_is_large` adds the argument that may be the cause to the message."""
 
 
 # --- before a fit -----------------------------------------------------------------------------------------------------
-
-
-def checked_weights(name: str, weight: Any, X: Any) -> tuple[Array, float]:
-    """Validate weights as scikit-learn does and bring them into the range of X's type, which may be float32.
-
-    Returns
-    -------
-    weight : ndarray
-        The weights in the type of X, times `scale`.
-    scale : float
-        A power of two; 1 unless the weights are extreme.
-    """
-    weight, scale = scaled(name, _check_sample_weight(weight, X, dtype=np.float64))
-    return weight.astype(X.dtype, copy=False), scale
-
-
-def scaled(name: str, weight: Array) -> tuple[Array, float]:
-    """Multiply extreme weights by the power of two that brings the largest near 1; return them and that power.
-
-    Only ratios of the weights matter, so the model stays the same if the penalty is multiplied as well.
-    """
-    with np.errstate(over="ignore"):
-        total, largest = float(np.abs(weight).sum()), float(np.abs(weight).max())
-    if not math.isfinite(total):
-        raise ValueError(f"{name} must have a finite sum, got weights of up to {largest:g}")
-    exponent = math.frexp(largest)[1]
-    if abs(exponent) <= _USUAL_EXPONENT:
-        return weight, 1.0
-    exponent = max(exponent, -1000)  # of more, the power itself is infinite
-    return np.ldexp(weight, -exponent), math.ldexp(1.0, -exponent)
 
 
 def check_fits(name: str, data: Any, dtype: DTypeLike) -> None:
@@ -92,35 +61,52 @@ def check_fits(name: str, data: Any, dtype: DTypeLike) -> None:
 
 
 def _values(data: Any) -> Array:
-    """The stored values of dense or sparse data; none of data on a device."""
+    """Stored values of dense or sparse data; empty for data on a device."""
     if sparse.issparse(data):
         return data.data  # type: ignore[no-any-return]
     return data if isinstance(data, np.ndarray) else np.empty(0)
 
 
-def check_numbers(estimator: Any, dtype: DTypeLike) -> None:
-    """Refuse parameters that the type of the model rounds to 0 or to infinity: with them, no step changes anything."""
-    used = {"learning_rate_init": not callable(estimator.learning_rate)}
-    used["epsilon"] = estimator.solver not in _WITHOUT_EPSILON
-    used["huber_delta"] = getattr(estimator, "loss", None) == "huber"
+def check_numbers(settings: FitSettings, loss: LossSettings, dtype: DTypeLike) -> None:
+    """Refuse parameters that the type of the model rounds to 0 or to infinity: with them, no step has any effect."""
+    used = {}
+    if not callable(settings.learning_rate):
+        used["learning_rate_init"] = settings.learning_rate_init
+    if settings.solver not in _WITHOUT_EPSILON:
+        used["epsilon"] = settings.epsilon
+    if loss.name == "huber":
+        used["huber_delta"] = loss.parameter(dtype)
     limits = np.finfo(dtype)
     least, most = float(limits.smallest_subnormal), float(limits.max)
-    for name in (name for name, is_used in used.items() if is_used):
-        value = float(getattr(estimator, name))
+    for name, value in used.items():
         if value < least or (value > most and name != "huber_delta"):
             raise ValueError(
-                f"{name} must be in [{least:.1e}, {most:.1e}], the range of {np.dtype(dtype)}, got "
-                f"{getattr(estimator, name)!r}"
+                f"{name} must be in [{least:.1e}, {most:.1e}], the range of {np.dtype(dtype)}, got {value!r}"
             )
+
+
+def check_ranges(settings: FitSettings, data: Data, dtype: DTypeLike) -> None:
+    """Refuse parameters and data that the type of the computation cannot hold."""
+    dtype = np.float64 if settings.solver == "lbfgs" else dtype
+    check_numbers(settings, data.loss, dtype)
+    X_val, y_val, _ = data.validation or (None,) * 3
+    for name, values in {"X": data.X, "y": data.loss_targets, "X_val": X_val, "y_val": y_val}.items():
+        check_fits(name, values, dtype)
 
 
 # --- after a fit ------------------------------------------------------------------------------------------------------
 
 
 def is_finite(array: Array) -> bool:
-    """Whether all elements are finite; their sum, which is faster, tells unless it overflows."""
+    """Whether all elements are finite; a finite sum, which is faster to compute, implies it."""
     with np.errstate(over="ignore", invalid="ignore"):
         return math.isfinite(array.sum()) or bool(np.isfinite(array).all())
+
+
+def check_finite(params: FlatBuffer) -> None:
+    """Refuse parameters that have overflowed."""
+    if not is_finite(params.flat):
+        raise NonFiniteError(NON_FINITE_PARAMETERS)
 
 
 def check_loss(loss: float, dtype: DTypeLike) -> None:
@@ -131,12 +117,12 @@ def check_loss(loss: float, dtype: DTypeLike) -> None:
         )
 
 
-def check_training(estimator: Any, optimizer: Optimizer, progress: Progress) -> None:
-    """Refuse a fit whose loss or moments have overflowed; only warn where early stopping has kept an earlier model.
+def check_training(optimizer: Optimizer, progress: Progress, n_iter: int, dtype: DTypeLike) -> None:
+    """Refuse a fit whose loss or moments have overflowed; only warn if early stopping has kept an earlier model.
 
-    A moment that is infinite stays so, and its parameter does not change any more.
+    A moment that has become infinite remains so, and its parameter does not change any more.
     """
-    epochs, dtype = slice(-estimator.n_iter_, None) if estimator.n_iter_ else slice(0), estimator._params.dtype
+    epochs = slice(-n_iter, None) if n_iter else slice(0)
     losses, scores = progress.losses[epochs], (progress.scores or [])[epochs]
     moments = [name for name, array in optimizer.state.items() if not is_finite(array)]
     if losses and (progress.best is None or not np.isfinite(losses).any()):
@@ -155,23 +141,22 @@ def check_training(estimator: Any, optimizer: Optimizer, progress: Progress) -> 
         )
 
 
-def check_predictions(estimator: Any, X: Any) -> None:
-    """Refuse a model that has grown so large in its last step that it cannot predict what it was trained on."""
-    params = estimator._params
+def check_predictions(params: FlatBuffer, activations: tuple[str, ...], X: Any) -> None:
+    """Refuse a model whose weights are so large that its predictions for the training data overflow."""
     rows = np.arange(min(_ROWS, X.shape[0]))
     if not np.abs(params.flat).max() > _LARGE_PARAMETER or not _values(X).size:
         return
-    layout = layout_of(params, estimator._activations(params))
+    layout = layout_of(params, activations)
     if not is_finite(predict(layout, params.flat, as_samples(X[: rows.size], params.dtype), rows)):
         raise NonFiniteError(NON_FINITE_PREDICTIONS)
 
 
-def warn_if_untrained(estimator: Any, before: list[Array]) -> None:
-    """Warn if all intercepts are as they were before the first step: no penalty changes them, only the loss does."""
-    if all(map(np.array_equal, before, estimator.intercepts_)):
+def warn_if_untrained(learning_rate_init: float, before: list[Array], intercepts: list[Array]) -> None:
+    """Warn if all intercepts have kept their initial values: the loss changes them, and a penalty does not."""
+    if all(map(np.array_equal, before, intercepts)):
         warnings.warn(
             "Training has not changed any of intercepts_: the gradient of the loss was zero, or the steps were too "
-            f"small for {before[0].dtype}. Check learning_rate_init={estimator.learning_rate_init!r}, clip_norm, "
+            f"small for {before[0].dtype}. Check learning_rate_init={learning_rate_init!r}, clip_norm, "
             "sample_weight and the scales of X and y.",
             ConvergenceWarning,
             stacklevel=2,
@@ -179,12 +164,12 @@ def warn_if_untrained(estimator: Any, before: list[Array]) -> None:
 
 
 @contextmanager
-def naming_what_is_large(estimator: Any, data: Data) -> Iterator[None]:
-    """Add the largest argument to the message of a NonFiniteError."""
+def naming_what_is_large(settings: FitSettings, data: Data) -> Iterator[None]:
+    """Raise a ValueError for a NonFiniteError, with the argument that has the largest values in its message."""
     try:
         yield
     except NonFiniteError as error:
-        sizes = _sizes(estimator, data)
+        sizes = _sizes(settings, data)
         name = max(sizes, key=sizes.__getitem__)
         cause = f" The cause may be {name}, with values of up to {sizes[name]:.1e}." if sizes[name] > _LARGE else ""
         if str(error) != NON_FINITE_PARAMETERS:
@@ -194,11 +179,11 @@ def naming_what_is_large(estimator: Any, data: Data) -> Iterator[None]:
         raise refusal from None
 
 
-def _sizes(estimator: Any, data: Data) -> Mapping[str, float]:
-    """The largest values of what enters the gradient."""
+def _sizes(settings: FitSettings, data: Data) -> Mapping[str, float]:
+    """Largest absolute value of each argument that enters the gradient."""
     arrays = {"X": _values(data.X), "y": data.loss_targets}
     sizes = {name: float(np.abs(array).max(initial=0)) for name, array in arrays.items()}
-    sizes["learning_rate_init"] = float(estimator.learning_rate_init)
+    sizes["learning_rate_init"] = settings.learning_rate_init
     weight = 1.0 if data.loss_weight is None else float(np.abs(data.loss_weight).mean())
     name = "alpha" if data.loss_weight is None else "alpha / sample_weight"
     sizes[name] = data.alpha / weight if weight else math.inf

@@ -1,6 +1,6 @@
 """MLPRegressor, with scikit-learn's signature: its parameters, targets, losses and score.
 
-What it shares with the classifier, and how both are fitted, is in `_estimator.py`.
+`base.py` fits it, as it does the classifier.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,149 +18,48 @@ from fastadam._typing import Array
 from fastadam.cuda.detection import is_device_array
 from fastadam.estimators.base import BaseMLP
 from fastadam.estimators.device_data import like_given, on_host
+from fastadam.estimators.parameters import documented
+from fastadam.estimators.settings import LossSettings
 
 
+@documented(score="R2 score")
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
-    """Multi-layer perceptron regressor: scikit-learn's, trained by fused Adam kernels.
+    """Multi-layer perceptron regressor, trained by fused Adam kernels.
 
-    A drop-in replacement for `sklearn.neural_network.MLPRegressor`: the same parameters, attributes, messages and
-    errors, and with the same `random_state` the same model, several times sooner.
+    A drop-in replacement for `sklearn.neural_network.MLPRegressor`: it has the same parameters, attributes, messages
+    and errors, and gives the same model for the same `random_state`, several times faster.
 
     Parameters
     ----------
     loss : {"squared_error", "poisson", "absolute_error", "huber", "quantile"}, default="squared_error"
-        "squared_error" is half the squared error; "poisson" half the Poisson deviance of exp of the output, summed over
-        the outputs, for targets of at least 0. The last three are not scikit-learn's: "huber" is half the squared error
-        up to `huber_delta` and linear beyond, "quantile" the pinball loss of `quantile`. All but "poisson" are averaged
-        over the outputs.
-    hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
-        Units of each hidden layer.
-    activation : str or list of str, default="relu"
-        Activation function of the hidden layers, or that of each: scikit-learn's "identity", "logistic", "tanh" and
-        "relu", or "leaky_relu" (of slope 0.01), "elu", "softplus", "silu", "gelu" (exact) or "mish".
-    solver : str, default="adam"
-        scikit-learn's own are "adam"; "sgd", with its momentum; and "lbfgs", which is SciPy's L-BFGS-B over all samples
-        at once, computed in float64. The others are in PyTorch's form: "adamw", "nadam", "radam", "adamax", "amsgrad",
-        "lion", "rmsprop", "adagrad" and "adadelta".
-    alpha : float, default=1e-4
-        Strength of the L2 penalty, 0.5 * alpha * sum(W**2) divided by the samples of a batch. Biases are not penalised.
-        With solver="adamw", weights are multiplied by 1 - learning rate * alpha in each step instead, and the loss has
-        no penalty.
-    batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is min(200, n_samples). The short last batch of an epoch is trained on too.
-    learning_rate : str or callable, default="constant"
-        How the step size changes from epoch to epoch. "invscaling" and "adaptive" are of solver="sgd" alone, and
-        disregarded with others, as in scikit-learn. Of all stochastic solvers: "cosine" and "linear" fall from
-        `learning_rate_init` towards 0 in `max_iter` epochs, counted over all calls; "one_cycle" rises to it and falls;
-        "plateau" divides it by 10 where nothing has improved by `tol` for half of `n_iter_no_change` epochs. A function
-        gives the rate for the number of the epoch, from 0 on, as those of `fastadam.schedules` do.
-    learning_rate_init : float, default=1e-3
-        Step size, or the one to begin with.
-    power_t : float, default=0.5
-        Of solver="sgd" alone.
-    max_iter : int, default=200
-        Most epochs.
-    shuffle : bool, default=True
-        Whether to shuffle the samples in each epoch.
-    random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the validation split and the order of the samples, in scikit-learn's own sequence.
-    tol : float, default=1e-4
-        An epoch counts as an improvement if the loss falls (or the validation score rises) by at least this much.
-    verbose : bool, default=False
-        Whether to print the loss of each epoch.
-    warm_start : bool, default=False
-        Whether `fit` goes on from the model of the last `fit`: with its weights, moments, random stream and counters,
-        so that two fits of n epochs give the bits of one of 2 n.
-    momentum : float, default=0.9
-        Of solver="sgd" alone.
-    nesterovs_momentum : bool, default=True
-        Of solver="sgd" alone.
-    early_stopping : bool, default=False
-        Whether to hold samples out (or take X_val), stop when the R2 score on them stops improving, and keep
-        the best weights.
-    validation_fraction : float, default=0.1
-        Fraction of the samples to hold out.
-    beta_1, beta_2 : float, default=0.9 and 0.999
-        Decay rates of the two moments of Adam and its kin; "rmsprop" and "adadelta" have `beta_2` alone.
-    epsilon : float, default=1e-8
-        Added to the denominator; to the uncorrected root of the second moment with solver="adam".
-    n_iter_no_change : int or np.inf, default=10
-        Training stops after more than this many epochs in a row without an improvement.
-    max_fun : int, default=15000
-        Of solver="lbfgs" alone.
+        Loss to minimize. "squared_error" is half the squared error. "poisson" is half the Poisson deviance of exp of
+        the output, for non-negative targets. The others are not scikit-learn's: "huber" is half the squared error up to
+        `huber_delta` and linear beyond, and "quantile" is the pinball loss of `quantile`. The loss is averaged over the
+        outputs; only that of "poisson" is summed.
+    {scikit_learns_parameters}
     huber_delta : float, default=1.0
-        Where loss="huber" becomes linear.
+        Error beyond which the loss is linear. Only used with loss="huber".
     quantile : float or None, default=None
-        Of loss="quantile", in (0, 1).
-    warmup_epochs : int, default=0
-        Epochs in which the learning rate rises to where it begins, in even steps.
-    clip_norm : float or None, default=None
-        Bound on the Euclidean norm of the gradient, that of the penalty included; a longer one is scaled down to it.
-    dropout : float, default=0.0
-        Part of the hidden units, in [0, 1), that is off in each step of the training, for each sample another; the
-        others are scaled up. Which, is drawn from `random_state`. Predictions use all units.
-    scoring : str, callable or None, default=None
-        What early stopping looks at: None for R2, "loss" for the negative loss without penalty, else as
-        everywhere in scikit-learn.
-    max_time : float or None, default=None
-        Seconds of training, compiling not included, after which it ends; a ConvergenceWarning says so. An epoch that
-        takes more than a moment (0.1 s) is given up after a whole step: `coefs_` are of that step, `n_iter_`, `t_` and
-        `loss_curve_` of whole epochs only, and `loss_` is of the last of these. If there is none, `n_iter_` is 0 and
-        `loss_` the mean of the steps that were made, NaN if that is none either.
-    n_threads : int or None, default=None
-        Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
-        those that the cores of the process, its CPU quota and limits as `OMP_NUM_THREADS` allow (docs/deploy.md lists
-        them); fits at once share them. The model is the same, to the bit, on any number.
-    device : {"cpu", "cuda", "auto"}, default="cpu"
-        Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one.
-        With these two, `fit` also takes arrays that lie on the device, as CuPy's and PyTorch's, and trains on a float
-        X in place. The fitted attributes are arrays on the host. Predictions are made where X lies, and are of its
-        library.
+        Quantile to predict, in (0, 1). Only used with loss="quantile", which requires it.
+    {further_parameters}
 
     Attributes
     ----------
-    coefs_ : list of ndarray of shape (fan_in, fan_out)
-        Weight matrix of each layer, in the dtype of the training data. All are views of one buffer.
-    intercepts_ : list of ndarray of shape (fan_out,)
-        Bias of each layer.
-    n_iter_ : int
-        Epochs of the last fit.
-    t_ : int
-        Samples seen in training, over all calls.
-    loss_ : float
-        Loss of the last epoch: the mean over its batches, each taken before its update, weighted by its samples.
-    loss_curve_ : list of float
-        Loss of every epoch, over all calls.
-    best_loss_ : float or None
-        Lowest loss of an epoch; None with early stopping.
-    validation_loss_curve_ : list of float
-        Loss on X_val after each epoch, without penalty, over all calls; only where `fit` was given X_val.
-    validation_scores_ : list of float or None
-        R2 score on the held-out samples after each epoch; None without early stopping.
-    best_validation_score_ : float or None
-        Highest of them; None without early stopping.
-    n_features_in_ : int
-        Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the features, where X has names that are all strings.
-    n_layers_ : int
-        Number of layers, input and output included.
-    n_outputs_ : int
-        Number of outputs.
+    {attributes}
     out_activation_ : str
-        "identity", or "exp" with loss="poisson".
+        Activation of the output: "exp" with loss="poisson", "identity" otherwise.
 
     Notes
     -----
-    With several outputs, the gradient that is followed is scikit-learn's: `n_outputs_` times that of the reported loss.
+    With several outputs, the gradient is scikit-learn's, which is `n_outputs_` times that of the reported loss.
 
-    Adam is in the form of the end of section 2 of Kingma & Ba (2015), as in scikit-learn. Initial weights are those of
-    Glorot & Bengio (2010). Callbacks of `sklearn.callback` are supported: see `set_callbacks`.
+    Adam has the form given at the end of section 2 of Kingma & Ba (2015), as in scikit-learn. Initial weights are those
+    of Glorot & Bengio (2010). Callbacks of `sklearn.callback` are supported: see `set_callbacks`.
 
-    Where scikit-learn's own estimator is at fault, this one is not: a warm start keeps the moments and refuses changed
-    layers, repeated calls of `partial_fit` with an integer seed shuffle differently, batches of zero weight are passed
-    over, float32 data is trained in float32 throughout, targets that are no numbers, or negative with loss="poisson",
-    are refused.
+    Some faults of scikit-learn's estimator are mended: a warm start keeps the moments and refuses changed layers,
+    repeated calls of `partial_fit` with an integer seed shuffle differently, batches with a total weight of zero are
+    skipped, float32 data is processed in float32 throughout, and targets that are not numbers, or are negative with
+    loss="poisson", are refused.
 
     Examples
     --------
@@ -271,21 +170,21 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return like_given(X, y.ravel() if y.shape[1] == 1 else y)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """The coefficient of determination, R2, of the predictions for X.
+        """Return the coefficient of determination, R2, of the predictions for X.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             The input data.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            The true ones.
+            True targets.
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights.
 
         Returns
         -------
         score : float
-            As of scikit-learn's own; each of the arrays may also lie on a CUDA device.
+            R2, as computed by scikit-learn. Each of the arrays may also lie on a CUDA device.
         """
         y, sample_weight = on_host("y", y), on_host("sample_weight", sample_weight)
         if not is_device_array(X):
@@ -299,8 +198,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Update the model with a single epoch over the given data.
 
-        Each call goes on with the optimizer's state and with the random stream where the call before left them, so
-        that no two calls shuffle alike.
+        Each call continues with the state of the optimizer and the random stream as the previous call left them, so
+        that each call shuffles differently.
 
         Parameters
         ----------
@@ -314,21 +213,17 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Returns
         -------
         self : object
-            The trained model. When an error is raised, the estimator is as it was before.
+            The trained model. If an error is raised, the estimator is unchanged.
         """
         with self._unchanged_on_error():
             return self._fit(X, y, sample_weight, incremental=True)
 
-    def _loss_name(self) -> str:
-        return self.loss
+    def _loss(self) -> LossSettings:
+        used: Any = {"huber": self.huber_delta, "quantile": self.quantile}
+        parameter = float(used.get(self.loss, 0.0))
+        return LossSettings(self.loss, lambda dtype: parameter)
 
-    def _loss_setting(self, dtype: Any) -> float:
-        if self.loss == "quantile":
-            return float(self.quantile)  # type: ignore[arg-type]
-        return float(self.huber_delta) if self.loss == "huber" else 0.0
-
-    def _check_combinations(self, n_hidden: int, validation: tuple[Any, Any, Any]) -> None:
-        super()._check_combinations(n_hidden, validation)
+    def _check_loss(self) -> None:
         if self.loss == "quantile" and self.quantile is None:
             raise ValueError("loss='quantile' needs quantile, a number in (0, 1), got None")
 
@@ -350,10 +245,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _validation_scorer(self, y: Array, sample_weight: Array | None) -> Callable[[Array], float]:
-        from sklearn.metrics import r2_score  # a tenth of a second to import, for early stopping alone
+        from sklearn.metrics import r2_score  # takes a tenth of a second to import
 
         def score(predicted: Array) -> float:
-            """NaN where a prediction is not finite, as scikit-learn has it."""
+            """R2, or NaN if a prediction is not finite, as in scikit-learn."""
             return (
                 float(r2_score(y, predicted, sample_weight=sample_weight)) if np.isfinite(predicted).all() else np.nan
             )

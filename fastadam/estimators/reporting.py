@@ -1,35 +1,33 @@
-"""What a fit says, in scikit-learn's words."""
+"""Messages and warnings of a fit, in scikit-learn's words."""
 
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 
 from fastadam.cpu.cache import on_compiling
-from fastadam.estimators.learning_rates import OVER_ALL_EPOCHS, Rate
+from fastadam.estimators.learning_rates import OVER_ALL_EPOCHS
+from fastadam.estimators.settings import FitSettings
 from fastadam.estimators.training import Outcome, Progress
 
 
-def print_epoch(estimator: Any, progress: Progress) -> None:
-    """Print the loss of an epoch, and the score after it."""
-    if not estimator.verbose:
-        return
-    print(f"Iteration {estimator.n_iter_}, loss = {progress.losses[-1]:.8f}")
+def print_epoch(n_iter: int, progress: Progress) -> None:
+    """Print the loss of an epoch, and the validation score after it."""
+    print(f"Iteration {n_iter}, loss = {progress.losses[-1]:.8f}")
     if progress.scores is not None:
         print(f"Validation score: {progress.scores[-1]:f}")
 
 
 @contextmanager
-def compiling_is_printed(estimator: Any) -> Iterator[None]:
-    """Print, once, that a fit has to wait for something to be compiled; apart from what scikit-learn prints."""
+def compiling_is_printed(settings: FitSettings) -> Iterator[None]:
+    """Print, once per fit and to stderr, that the fit has to wait for kernels to be compiled."""
 
     def tell() -> None:
         print("Compiling kernels, which the first fit of a kind waits for.", file=sys.stderr)
 
-    if estimator.verbose:
+    if settings.verbose:
         on_compiling.append(tell)
     try:
         yield
@@ -38,27 +36,24 @@ def compiling_is_printed(estimator: Any) -> Iterator[None]:
             on_compiling.remove(tell)
 
 
-def print_stalled(estimator: Any, rate: Rate, lowered: bool, lr: float) -> None:
-    """Print that nothing improves any longer, and what follows."""
-    if not estimator.verbose:
-        return
-    what = "Validation score" if estimator.early_stopping else "Training loss"
-    consequence = f"Setting learning rate to {lr:f}" if lowered else rate.last_words
+def print_stalled(settings: FitSettings, consequence: str) -> None:
+    """Print that training has stopped improving, and the consequence."""
+    what = "Validation score" if settings.early_stopping else "Training loss"
     print(
-        f"{what} did not improve more than tol={estimator.tol:f} for {estimator.n_iter_no_change} consecutive epochs."
+        f"{what} did not improve more than tol={settings.tol:f} for {settings.n_iter_no_change} consecutive epochs."
         f" {consequence}"
     )
 
 
-def warn_of(outcome: Outcome, estimator: Any) -> None:
-    """Warn where training ended before it had converged; a schedule over all epochs is meant to end there."""
+def warn_of(outcome: Outcome, settings: FitSettings) -> None:
+    """Warn if training ended before it converged, unless a schedule over all epochs came to its end."""
     if outcome is Outcome.INTERRUPTED:
         warnings.warn("Training interrupted by user.", stacklevel=2)
-    if outcome is Outcome.MAX_ITER and estimator.learning_rate in OVER_ALL_EPOCHS:
+    if outcome is Outcome.MAX_ITER and settings.learning_rate in OVER_ALL_EPOCHS:
         return
     reached = {
-        Outcome.MAX_ITER: f"Maximum iterations ({estimator.max_iter})",
-        Outcome.MAX_TIME: f"Maximum time ({estimator.max_time} s)",
+        Outcome.MAX_ITER: f"Maximum iterations ({settings.max_iter})",
+        Outcome.MAX_TIME: f"Maximum time ({settings.max_time} s)",
     }
     if outcome in reached:
         warnings.warn(

@@ -219,7 +219,7 @@ def test_the_classifier_of_several_classes(options):
 
 
 def test_lbfgs_is_of_the_host():
-    with pytest.raises(ValueError, match="device is of the stochastic solvers alone, got solver='lbfgs'"):
+    with pytest.raises(ValueError, match="device is only supported by the stochastic solvers, got solver='lbfgs'"):
         MLPRegressor(solver="lbfgs", device="cuda").fit(data().X, np.arange(SAMPLES))
 
 

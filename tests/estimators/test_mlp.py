@@ -165,10 +165,10 @@ def test_a_fit_that_is_not_warm_begins_anew():
 @pytest.mark.parametrize(
     ("change", "targets", "message"),
     [
-        ({"hidden_layer_sizes": (6, 5)}, y, "[6, 4] hidden units and 1 outputs; going on with [6, 5] hidden units"),
-        ({"hidden_layer_sizes": 6}, y, "[6, 4] hidden units and 1 outputs; going on with [6] hidden units and 1"),
-        ({"hidden_layer_sizes": ()}, y, "going on with [] hidden units"),
-        ({}, Y, "going on with [6, 4] hidden units and 2 outputs needs a new fit with warm_start=False"),
+        ({"hidden_layer_sizes": (6, 5)}, y, "[6, 4] hidden units and 1 outputs; continuing with [6, 5] hidden units"),
+        ({"hidden_layer_sizes": 6}, y, "[6, 4] hidden units and 1 outputs; continuing with [6] hidden units and 1"),
+        ({"hidden_layer_sizes": ()}, y, "continuing with [] hidden units"),
+        ({}, Y, "continuing with [6, 4] hidden units and 2 outputs needs a new fit with warm_start=False"),
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
