@@ -24,7 +24,7 @@ from fastadam.cpu.dropout import drop
 from fastadam.optimizers.adam import Adam, NAdam
 from fastadam.optimizers.lion import Lion
 from fastadam.optimizers.sgd import SGD
-from tests.optimizers.test_family import EVERYTHING
+from tests.helpers.family import EVERYTHING
 
 FLOATS = [np.float32, np.float64]
 N = 100_003

@@ -34,7 +34,7 @@ from fastadam.formulas.storage import CODE_BLOCK
 from fastadam.optimizers.adam import Adam, AdamW, NAdam
 from fastadam.optimizers.sgd import SGD
 from tests.helpers.cuda_arrays import FakeDeviceArray, RequiresGrad
-from tests.optimizers.test_family import EVERYTHING, GRID
+from tests.helpers.family import EVERYTHING, GRID
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 

@@ -26,7 +26,7 @@ from fastadam.optimizers.adaptive import Adagrad, RMSprop
 from fastadam.optimizers.lion import Lion
 from fastadam.optimizers.sgd import SGD
 from tests.helpers.cuda_arrays import BFLOAT16, FakeDeviceArray
-from tests.optimizers.test_family import EVERYTHING, text_of
+from tests.helpers.family import EVERYTHING, text_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own, of integers that wrap as compiled ones
 
