@@ -16,6 +16,7 @@ from tests.helpers import naive
 from tests.helpers.arrays import (
     BAD_GRADS,
     BAD_PARAMS,
+    EVERYTHING,
     a_dict,
     arrays_of,
     error_of,
@@ -25,7 +26,6 @@ from tests.helpers.arrays import (
     snapshot,
     train,
 )
-from tests.helpers.family import EVERYTHING
 from tests.helpers.naive import assert_same_bits
 
 

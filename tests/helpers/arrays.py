@@ -11,6 +11,7 @@ from fastadam._memory import aligned_zeros
 from fastadam.buffers import FlatBuffer
 
 FLOATS = [np.float32, np.float64]
+EVERYTHING = {"weight_decay": 0.1, "decoupled_weight_decay": True, "amsgrad": True, "maximize": True}  # of Adam
 
 
 def one_array(values):

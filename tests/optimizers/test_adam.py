@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from fastadam.optimizers.adam import Adam
 from tests.helpers import naive
-from tests.helpers.arrays import FLOATS, flattened, one_array, train
+from tests.helpers.arrays import EVERYTHING, FLOATS, flattened, one_array, train
 from tests.helpers.naive import assert_same_bits
 
 FLAGS = ["decoupled_weight_decay", "amsgrad", "maximize", "epsilon_hat"]
-EVERYTHING = {"weight_decay": 0.1, "decoupled_weight_decay": True, "amsgrad": True, "maximize": True}
 
 
 def assert_equals_reference(optimizer, reference):

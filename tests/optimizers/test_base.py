@@ -12,11 +12,20 @@ from fastadam.formulas import rules
 from fastadam.formulas.step import StepSpec
 from fastadam.optimizers.adam import Adam
 from tests.helpers import naive
-from tests.helpers.arrays import a_byte_off, each_holder, flattened, one_array, pickled, snapshot, split_into_37, train
+from tests.helpers.arrays import (
+    EVERYTHING,
+    a_byte_off,
+    each_holder,
+    flattened,
+    one_array,
+    pickled,
+    snapshot,
+    split_into_37,
+    train,
+)
 from tests.helpers.naive import assert_same_bits
 
 FLAGS = ["decoupled_weight_decay", "amsgrad", "maximize", "epsilon_hat"]
-EVERYTHING = {"weight_decay": 0.1, "decoupled_weight_decay": True, "amsgrad": True, "maximize": True}
 SIZES = [0, 1, 7, 16, 4099] + [1_000_003] * (not JIT_DISABLED)
 
 
