@@ -80,5 +80,5 @@ def test_the_figure_of_losses_is_found_by_its_path_of_before():
 
 
 def test_a_module_that_never_was_is_not_found():
-    with pytest.raises(ModuleNotFoundError, match="fastadam.never"):
+    with pytest.raises(ModuleNotFoundError, match=r"fastadam\.never"):
         importlib.import_module("fastadam.never")

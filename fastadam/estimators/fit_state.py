@@ -33,7 +33,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
     return {
         "units": [int(estimator.n_features_in_), *(params[name].size for name in params if name.startswith("b"))],
         "weights": params.flat,
-        "optimizer": optimizer._counters() | optimizer._settings() | optimizer.state,
+        "optimizer": optimizer._counters() | optimizer.settings | optimizer.state,
         "progress": _progress_to_dict(estimator._progress),
         "held_out": estimator._validation,
         "random_state": estimator._random_state,

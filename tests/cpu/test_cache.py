@@ -127,7 +127,8 @@ def hits_of(dispatcher):
 
 def test_every_edit_of_a_rule_is_seen_and_without_one_the_next_process_compiles_nothing(installation):
     edit_after_import = (
-        "import pathlib, fastadam.formulas.rules; rules = pathlib.Path('fastadam/rules.py'); source = rules.read_text()\n"
+        "import pathlib, fastadam.formulas.rules\n"
+        "rules = pathlib.Path('fastadam/formulas/rules.py'); source = rules.read_text()\n"
         f"rules.write_text(source.replace({SGD_RULE!r}, {TWICE_AS_FAR!r}))\n"
     )
     assert run(installation, "import fastadam.cpu.jit\n" + edit_after_import + SGD) == "-1.0 compiled"

@@ -409,7 +409,7 @@ BAD_RULES = {
     "t": (lambda: fastadam.optimizer(lambda p, g, t: p), ValueError, "'t', which all optimizers use"),
     "weight_decay": (lambda: fastadam.optimizer(lambda p, g, weight_decay: p), ValueError, "'weight_decay', which all"),
     "step": (lambda: fastadam.optimizer(lambda p, g, step: p), ValueError, "'step', which all optimizers use"),
-    "skipped_steps": (lambda: fastadam.optimizer(lambda p, g, skipped_steps: p), ValueError, "which all optimizers use"),
+    "skipped_steps": (lambda: fastadam.optimizer(lambda p, g, skipped_steps: p), ValueError, "all optimizers use"),
     "stepper": (lambda: fastadam.optimizer(lambda p, g, stepper: p), ValueError, "which all optimizers use"),
     "private": (lambda: fastadam.optimizer(lambda p, g, _table: p), ValueError, "'_table', which begins with _"),
     "of a state": (

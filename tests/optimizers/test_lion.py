@@ -24,3 +24,23 @@ def test_a_hundred_steps_of_lion_equal_optax(weight_decay, betas):
             theirs = optax.apply_updates(theirs, change)
             optimizer.step(cycle[t % 7])
         assert_close(p, np.asarray(theirs))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_every_step_is_as_long_as_the_rate_whatever_the_gradient(size):
+    p = np.array([1.0, -1.0, 0.5])
+    optimizer = Lion(p, lr=0.25)
+    for _ in range(3):
+        before = p.copy()
+        optimizer.step(size * np.array([3.0, -0.01, 0.0]))
+        assert (before - p).tolist() == [0.25, -0.25, 0.0]
+
+
+def test_the_momentum_that_is_kept_is_another_average_than_that_of_the_step():
+    p = np.zeros(1)
+    optimizer = Lion(p, lr=1.0, betas=(0.5, 0.0))
+    optimizer.step(np.array([4.0]))
+    assert optimizer.state["exp_avg"] == 4.0
+    optimizer.step(np.array([-3.0]))  # 0.5 * 4 - 0.5 * 3 is still positive
+    assert p == -2.0
+    assert optimizer.state["exp_avg"] == -3.0
