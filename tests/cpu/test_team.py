@@ -1,4 +1,4 @@
-"""Threads of a gang that are held up: the one that leads neither dies of it nor waits for long."""
+"""Threads of a team that are held up: the one that leads neither dies of it nor waits for long."""
 
 import os
 import subprocess
@@ -30,10 +30,10 @@ pytestmark = [
 HELD_FOLLOWER = """
     import threading, time
     import numba, numpy as np
-    from fastadam import gang
-    from fastadam.cpu.team import FOREVER, Gang, await_phase, claim, done_in_time, finish, open_phase
+    from fastadam.cpu import team
+    from fastadam.cpu.team import FOREVER, Team, await_phase, claim, done_in_time, finish, open_phase
 
-    gang.available_threads = lambda: 2
+    team.available_threads = lambda: 2
 
     @numba.njit(nogil=True)
     def take(control, thread, seen):
@@ -57,7 +57,7 @@ HELD_FOLLOWER = """
         return phase
 
     def fit():
-        with Gang(2, follow, exact=True) as one:
+        with Team(2, follow, exact=True) as one:
             one.wake()
             print(wait(one.control))
 

@@ -93,7 +93,7 @@ def test_a_step_leaves_the_number_of_threads_as_it_was(threads):
 def test_large_steps_run_the_parallel_kernel_and_small_ones_the_serial(threads, monkeypatch):
     chosen = []
     monkeypatch.setattr(
-        "fastadam.optimizers.base.step_kernel", lambda spec, dtype, parallel: lambda *arguments: chosen.append(parallel)
+        "fastadam.cpu.stepper.step_kernel", lambda spec, dtype, parallel: lambda *arguments: chosen.append(parallel)
     )
     for n in (PARALLEL_BYTES // 8 - 1, PARALLEL_BYTES // 8):
         Adam(np.zeros(n)).step(np.zeros(n))

@@ -1,4 +1,4 @@
-"""Every optimizer but Adam, which `test_optimizers.py` tests: the same tests for each, over a grid of its options."""
+"""Every optimizer but Adam, which `test_adam.py` tests: the same tests for each, over a grid of its options."""
 
 import copy
 import math
