@@ -12,6 +12,7 @@ _HOMES = {
     "_solvers": "estimators.solvers",
     "checkpoint": "estimators.checkpoint",
     "classifier": "estimators.classifier",
+    "display": "estimators.display",
     "network": "cpu.network",
     "regressor": "estimators.regressor",
     "rows": "optimizers.row_adam",

@@ -32,9 +32,9 @@ for options in {}:
     print(f"{{p[0]:.3f}}")
 """
 SGD = """
-from fastadam import rules
-from fastadam.cpu.jit import device, kernel
-update = device(rules.sgd)
+from fastadam.cpu.jit import formula, kernel
+from fastadam.formulas import rules
+update = formula(rules.sgd)
 def step(p, g, lr):
     return update(p, g, lr)
 sgd = kernel(step)
@@ -43,7 +43,7 @@ print(sgd(0.0, 1.0, 1.0), "cached" if sum(sgd.stats.cache_hits.values()) else "c
 """A small kernel that inlines a rule, as those of the package do."""
 SGD_RULE = '"""Gradient descent."""\n    return p - lr * g'
 TWICE_AS_FAR = SGD_RULE.replace("lr", "2 * lr")
-DIGEST = "from fastadam import _cache; print(_cache.source_digest())"
+DIGEST = "from fastadam.cpu import cache; print(cache.source_digest())"
 
 
 def double(x):
@@ -127,7 +127,8 @@ def hits_of(dispatcher):
 
 def test_every_edit_of_a_rule_is_seen_and_without_one_the_next_process_compiles_nothing(installation):
     edit_after_import = (
-        "import pathlib, fastadam.formulas.rules; rules = pathlib.Path('fastadam/rules.py'); source = rules.read_text()\n"
+        "import pathlib, fastadam.formulas.rules\n"
+        "rules = pathlib.Path('fastadam/formulas/rules.py'); source = rules.read_text()\n"
         f"rules.write_text(source.replace({SGD_RULE!r}, {TWICE_AS_FAR!r}))\n"
     )
     assert run(installation, "import fastadam.cpu.jit\n" + edit_after_import + SGD) == "-1.0 compiled"
@@ -252,7 +253,7 @@ def test_where_the_code_cannot_be_told_apart_nothing_is_cached_and_one_warning_s
 
 
 def test_the_digest_is_of_every_module_of_the_package(installation):
-    code = "from fastadam import _cache; print(*(spec.origin for spec in _cache.module_specs()))"
+    code = "from fastadam.cpu import cache; print(*(spec.origin for spec in cache.module_specs()))"
     assert set(run(installation, code).split()) == set(map(str, (installation / "fastadam").rglob("*.py")))
 
 
@@ -291,7 +292,7 @@ def test_a_module_that_is_listed_and_not_there_does_not_stop_the_digest(installa
 
 
 def test_a_source_that_is_only_touched_is_no_edit(installation):
-    touch = "import os, fastadam.cpu.cache; os.utime('fastadam/rules.py', (1, 1))\n"
+    touch = "import os, fastadam.cpu.cache; os.utime('fastadam/formulas/rules.py', (1, 1))\n"
     assert run(installation, touch + SGD) == "-1.0 compiled"
     assert run(installation, touch + SGD) == "-1.0 cached"
 
@@ -363,7 +364,7 @@ def test_a_warm_cache_that_another_user_may_only_read_is_read(shared_installatio
 
 @needs_users
 def test_the_kernels_in_the_package_are_read_by_every_user_and_written_on_demand_only(shared_installation):
-    fill = f"from fastadam import _cache\nwith _cache.kept_in_package():\n{textwrap.indent(SGD, '    ')}"
+    fill = f"from fastadam.cpu import cache\nwith cache.kept_in_package():\n{textwrap.indent(SGD, '    ')}"
     kept = shared_installation / "fastadam" / "_kernels"
     assert run(shared_installation, SGD) == "-1.0 compiled"
     assert not kept.exists()

@@ -31,7 +31,7 @@ def fits_on(**parameters):
 def steps_in_parallel(monkeypatch):
     chosen = []
     with monkeypatch.context() as patch:
-        patch.setattr("fastadam.optimizers.base.step_kernel", lambda v, d, parallel: lambda *_: chosen.append(parallel))
+        patch.setattr("fastadam.cpu.stepper.step_kernel", lambda v, d, parallel: lambda *_: chosen.append(parallel))
         Adam(p := np.ones(PARALLEL_BYTES // 4, np.float32)).step(p.copy())
     return chosen[0]
 
@@ -204,16 +204,17 @@ allowed = os.sched_getaffinity(0)
 import numpy as np
 from tests.helpers.counting import threads_of_a_fit
 {first}
-from fastadam import MLPRegressor, gang
+from fastadam import MLPRegressor
+from fastadam.cpu import team
 from sklearn.ensemble import HistGradientBoostingRegressor
 X = np.random.default_rng(0).random((500, 3))
 HistGradientBoostingRegressor(max_iter=2).fit(X, X[:, 0])
 assert len(os.sched_getaffinity(0)) < len(allowed), "the main thread is not bound, so nothing is tested"
-masks, make_room = [], gang.Gang._make_room
+masks, make_room = [], team.Team._make_room
 def make_room_and_note(self):
     make_room(self)
     masks.extend(os.sched_getaffinity(other.native_id) for other in self._others)
-gang.Gang._make_room = make_room_and_note
+team.Team._make_room = make_room_and_note
 bound = os.sched_getaffinity(0)
 print(threads_of_a_fit(MLPRegressor()), all(mask and not mask & bound for mask in masks) and len(masks) > 0)
 assert os.sched_getaffinity(0) == bound
@@ -256,15 +257,16 @@ NUMBA_UNDER_LIMITS = f"""
 import numba
 import numpy as np
 from tests.helpers.counting import threads_of_a_fit
-from fastadam import Adam, MLPRegressor, _optimizer
-seen, kernel_of = [], _optimizer.step_kernel
+from fastadam import Adam, MLPRegressor
+from fastadam.cpu import stepper
+seen, kernel_of = [], stepper.step_kernel
 def noting(*arguments):
     kernel = kernel_of(*arguments)
     def run(*a):
         seen.append(numba.get_num_threads())
         kernel(*a)
     return run
-_optimizer.step_kernel = noting
+stepper.step_kernel = noting
 p = np.ones({PARALLEL_BYTES}, "f4")
 Adam(p).step(p.copy())
 print(threads_of_a_fit(MLPRegressor()), seen[0], numba.get_num_threads())

@@ -112,13 +112,13 @@ def no_tasks(thread, control, seen):
     return seen
 
 
-def test_gangs_share_the_cores_and_have_them_back(monkeypatch):
+def test_teams_share_the_cores_and_have_them_back(monkeypatch):
     monkeypatch.setattr(team, "available_threads", lambda: 4)
     monkeypatch.setattr(team, "_LULL_SECONDS", -1)
 
-    def take_part(*gangs):
-        gangs[0].wake()
-        return [int(one.control[team._TAKE_PART]) for one in gangs]
+    def take_part(*teams):
+        teams[0].wake()
+        return [int(one.control[team._TAKE_PART]) for one in teams]
 
     with Team(4, no_tasks, exact=False) as first:
         assert take_part(first) == [4]
@@ -135,7 +135,7 @@ def test_gangs_share_the_cores_and_have_them_back(monkeypatch):
         assert take_part(first) == [4]
 
 
-def test_a_thread_sleeps_while_its_core_is_another_gangs(monkeypatch):
+def test_a_thread_sleeps_while_its_core_is_another_teams(monkeypatch):
     monkeypatch.setattr(team, "available_threads", lambda: 2)
     calls = []
 
@@ -167,7 +167,7 @@ def test_a_thread_sleeps_while_its_core_is_another_gangs(monkeypatch):
 
 @pytest.mark.parametrize("bell_is", ["cleared", "waited for"])
 def test_a_thread_hears_the_end_whenever_it_comes(monkeypatch, bell_is):
-    """The gang is dismissed just before its thread clears its bell, or just before it waits for it."""
+    """The team is dismissed just before its thread clears its bell, or just before it waits for it."""
 
     class Bell(threading.Event):
         uses = 0

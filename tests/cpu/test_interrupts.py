@@ -318,7 +318,8 @@ def test_signals_are_for_the_main_thread():
 COMPILES = """
     import logging, sys, time, warnings
     import numpy as np
-    from fastadam import MLPRegressor, trainer
+    from fastadam import MLPRegressor
+    from fastadam.estimators import training
     from fastadam.cpu.cache import KernelCache
 
     warnings.simplefilter("ignore")
@@ -335,7 +336,7 @@ COMPILES = """
 
     logging.getLogger("fastadam").setLevel(logging.INFO)
     logging.getLogger("fastadam").addHandler(Note())
-    trainer.time = Clock
+    training.time = Clock
     save = KernelCache.save_overload
     KernelCache.save_overload = lambda self, *given: (events.append(self._name), save(self, *given))
     X, y = np.ones((60, 3), np.float32), np.ones(60, np.float32)

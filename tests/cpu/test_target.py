@@ -96,8 +96,8 @@ host = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
 if {old!r}:
     llvm.get_host_cpu_name = lambda: "nehalem"
     llvm.get_host_cpu_features = lambda: FeatureMap(dict.fromkeys(host[1], False))
-from fastadam import gemm
-print(gemm.VECTOR_BYTES, gemm.TILE_ROWS, gemm.PANEL_BYTES)
+from fastadam.cpu import matmul
+print(matmul.VECTOR_BYTES, matmul.TILE_ROWS, matmul.PANEL_BYTES)
 """
 
 

@@ -1,12 +1,10 @@
-"""Threads of a gang that are held up: the one that leads neither dies of it nor waits for long."""
+"""Threads of a team that are held up: the one that leads neither dies of it nor waits for long."""
 
-import ast
 import os
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import llvmlite.binding as llvm
 import numba
@@ -14,7 +12,6 @@ import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-import fastadam
 from fastadam import MLPRegressor
 from fastadam.cpu import engine
 from fastadam.cpu import team as team
@@ -33,10 +30,10 @@ pytestmark = [
 HELD_FOLLOWER = """
     import threading, time
     import numba, numpy as np
-    from fastadam import gang
-    from fastadam.cpu.team import FOREVER, Gang, await_phase, claim, done_in_time, finish, open_phase
+    from fastadam.cpu import team
+    from fastadam.cpu.team import FOREVER, Team, await_phase, claim, done_in_time, finish, open_phase
 
-    gang.available_threads = lambda: 2
+    team.available_threads = lambda: 2
 
     @numba.njit(nogil=True)
     def take(control, thread, seen):
@@ -60,7 +57,7 @@ HELD_FOLLOWER = """
         return phase
 
     def fit():
-        with Gang(2, follow, exact=True) as one:
+        with Team(2, follow, exact=True) as one:
             one.wake()
             print(wait(one.control))
 
@@ -104,14 +101,6 @@ def test_the_engine_takes_all_of_its_stack_when_it_is_called(monkeypatch):
 
 def is_alloca(instruction):
     return instruction.opcode == "alloca"
-
-
-@pytest.mark.parametrize("source", sorted(Path(fastadam.__file__).parent.rglob("*.py")), ids=lambda source: source.stem)
-def test_no_intrinsic_takes_stack_where_it_stands(source):
-    """Only `cgutils.alloca_once` and its kin may: they do it in the entry block, whatever loop calls the intrinsic."""
-    calls = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)]
-    names = [call.func.attr for call in calls if isinstance(call.func, ast.Attribute)]
-    assert not {"alloca"} & set(names)
 
 
 # --- the time ---------------------------------------------------------------------------------------------------------

@@ -87,3 +87,14 @@ def test_two_optimizers_may_step_in_two_threads_at_once():
 def test_a_step_leaves_the_number_of_threads_as_it_was(threads):
     Adam(p := np.ones(LARGE, np.float32)).step(p.copy())
     assert numba.get_num_threads() == threads
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="counts compilations")
+def test_large_steps_run_the_parallel_kernel_and_small_ones_the_serial(threads, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(
+        "fastadam.cpu.stepper.step_kernel", lambda spec, dtype, parallel: lambda *arguments: chosen.append(parallel)
+    )
+    for n in (PARALLEL_BYTES // 8 - 1, PARALLEL_BYTES // 8):
+        Adam(np.zeros(n)).step(np.zeros(n))
+    assert chosen == [False, threads > 1]

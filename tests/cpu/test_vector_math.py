@@ -16,7 +16,7 @@ from numba.core import config
 from numba.core.caching import NullCache
 from scipy import special
 
-from fastadam.cpu import vector_math as elementary
+from fastadam.cpu import vector_math
 from fastadam.cpu.jit import JIT_DISABLED, kernel
 from fastadam.cpu.layers import backward_kernel, forward_kernel
 
@@ -43,7 +43,7 @@ def loops():
 
 
 def loop_of(name):
-    function = getattr(elementary, name)
+    function = getattr(vector_math, name)
 
     @kernel(cached=False)
     def loop(x, out):
@@ -144,11 +144,11 @@ def test_the_bits_do_not_depend_on_the_place_in_a_vector(name, dtype, loops):
 
 BITS = """
 import numpy as np
-from fastadam import elementary
+from fastadam.cpu import vector_math
 for dtype in (np.float32, np.float64):
     x = np.concatenate([np.linspace(-9, 9, 40), [-1e4, -100, -0.0, 1e-40, 100, 1e4]]).astype(dtype)
     for name in ("erfc", "exp", "expm1", "log1p", "tanh"):
-        print(np.array([getattr(elementary, name)(v) for v in x], dtype).tobytes().hex())
+        print(np.array([getattr(vector_math, name)(v) for v in x], dtype).tobytes().hex())
 """
 
 

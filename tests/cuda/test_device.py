@@ -19,7 +19,7 @@ from fastadam.cuda import is_available
 from fastadam.optimizers.adam import Adam, NAdam
 from fastadam.optimizers.lion import Lion
 from fastadam.optimizers.sgd import SGD
-from tests.optimizers.test_family import EVERYTHING
+from tests.helpers.family import EVERYTHING
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="needs a GPU, its driver and CuPy")
 

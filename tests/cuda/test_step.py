@@ -16,7 +16,7 @@ from tests.helpers.cuda_steps import (
     on_device,
     steps,
 )
-from tests.optimizers.test_family import GRID
+from tests.helpers.family import GRID
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 

@@ -21,9 +21,9 @@ from tests.helpers.cuda_steps import (
     on_device,
     steps,
 )
+from tests.helpers.family import EVERYTHING
 from tests.helpers.naive import assert_same_bits
 from tests.helpers.protocols import public_names
-from tests.optimizers.test_family import EVERYTHING
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 

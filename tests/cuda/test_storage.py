@@ -22,8 +22,8 @@ from tests.helpers.cuda_steps import (
     split,
     step_both,
 )
+from tests.helpers.family import EVERYTHING, text_of
 from tests.helpers.naive import assert_same_bits
-from tests.optimizers.test_family import EVERYTHING, text_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the simulator's threads compute as NumPy does
 

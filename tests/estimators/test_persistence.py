@@ -30,7 +30,8 @@ KINDS = {MLPRegressor: y, MLPClassifier: np.digitize(y, [-0.5, 0.5])}
 
 TRUSTED = {
     "fastadam.MLPRegressor", "fastadam.MLPClassifier", "fastadam.FlatBuffer",
-    "fastadam.estimators.training.Progress", "fastadam.schedules._PlateauState", "fastadam.estimators.solvers.VelocitySGD",
+    "fastadam.estimators.training.Progress", "fastadam.estimators.solvers.VelocitySGD",
+    "fastadam.schedules._PlateauState",
     "fastadam.cpu.network.Layout",  # where arrays of `coefs_` were set by hand
     *(f"fastadam.{name}" for name in
       ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Lion", "RMSprop", "Adagrad", "Adadelta")),

@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 
-from fastadam.formulas import rules
-from fastadam.formulas.step import HYPER, carried_column
 from fastadam.formulas.stepper import LocatedArrays, Stepper, settings_table
 from fastadam.optimizers.adam import Adam
 from fastadam.optimizers.row_adam import RowAdam
@@ -20,7 +18,3 @@ def test_the_protocols_are_followed_on_the_host(made):
 def test_a_table_has_a_row_per_group_and_zeros_where_rows_are_shorter():
     table = settings_table([1.0, np.inf], [[0.0, 1.0, 0.5], [0.0, 1.0, 0.25]])
     assert table.tolist() == [[1.0, np.inf, 0.0], [0.0, 1.0, 0.5], [0.0, 1.0, 0.25]]
-
-
-def test_a_step_changes_the_last_hyper_parameter():
-    assert rules.NADAM.hyper[carried_column(rules.NADAM) - HYPER] == "mu_product"

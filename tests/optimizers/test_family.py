@@ -1,7 +1,6 @@
-"""Every optimizer but Adam, which `test_optimizers.py` tests: the same tests for each, over a grid of its options."""
+"""Every optimizer but Adam, which `test_adam.py` tests: the same tests for each, over a grid of its options."""
 
 import copy
-import inspect
 import math
 import pickle
 from itertools import permutations, product
@@ -18,110 +17,47 @@ from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
 from fastadam.optimizers.lion import Lion
 from fastadam.optimizers.sgd import SGD
 from tests.helpers import naive
-from tests.helpers.naive import assert_same_bits
-from tests.optimizers.test_base import (
+from tests.helpers.arrays import (
     BAD_GRADS,
     BAD_PARAMS,
     FLOATS,
     NOT_NUMBERS,
     an_element_off,
     error_of,
-    flattened,
     one_array,
     pickled,
     snapshot,
     split_into_37,
     train,
 )
+from tests.helpers.family import (
+    CHOICES,
+    DOMAINS,
+    EVERYTHING,
+    EXTREMES,
+    GRID,
+    NUMBERS,
+    STEPS,
+    arguments_of,
+    assert_close,
+    assert_equals,
+    broken,
+    combinations,
+    each_extreme,
+    each_number,
+    each_of_grid,
+    each_rule,
+    is_allowed,
+    naive_of,
+    numbers_for,
+    parameters_of,
+    start_of,
+    text_of,
+    trained,
+)
+from tests.helpers.naive import assert_same_bits
 
-STEPS = 30
 SMALL = [0, 1, 7, 16] + [4099] * (not JIT_DISABLED)
-
-
-def combinations(**choices):
-    """Every choice of one value for each name."""
-    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
-
-
-def is_allowed(options):
-    """Nesterov's momentum needs a momentum, and no dampening."""
-    return not options.get("nesterov") or (options["momentum"] > 0 and not options["dampening"])
-
-
-# For each optimizer the values that select its branches; weight decay where it has more than one kind.
-CHOICES = {
-    SGD: {"momentum": [0, 0.9], "dampening": [0.25, 0], "nesterov": [False, True]},
-    RMSprop: {"momentum": [0, 0.9], "centered": [False, True]},
-    Adagrad: {"lr_decay": [0, 0.1], "initial_accumulator_value": [0, 0.5]},
-    Adadelta: {},
-    AdamW: {"amsgrad": [False, True]},
-    Adamax: {},
-    NAdam: {"weight_decay": [0, 0.1], "decoupled_weight_decay": [False, True]},
-    RAdam: {"weight_decay": [0, 0.1], "decoupled_weight_decay": [False, True]},
-    Lion: {},
-}
-GRID = [
-    (rule, options) for rule, choices in CHOICES.items() for options in combinations(**choices) if is_allowed(options)
-]
-# The last options of each are the most that it can do at once. All that is compiled apart from a branch is only here.
-EVERYTHING = {rule: options | {"weight_decay": 0.1, "maximize": True} for rule, options in GRID}
-GRID += EVERYTHING.items()
-EXTREMES = [(rule, options) for rule in CHOICES for options in ({}, EVERYTHING[rule])]
-
-# What an argument may be: all that PyTorch takes, if it is finite.
-ANY, FROM_ZERO, TO_ONE, BELOW_ONE = (-math.inf, math.inf), (0, math.inf), (0, 1), (0, math.nextafter(1, 0))
-DOMAINS = {
-    "lr": FROM_ZERO, "momentum": FROM_ZERO, "dampening": ANY, "weight_decay": FROM_ZERO, "alpha": FROM_ZERO,
-    "eps": FROM_ZERO, "lr_decay": FROM_ZERO, "initial_accumulator_value": FROM_ZERO, "rho": TO_ONE,
-    "betas": BELOW_ONE, "momentum_decay": FROM_ZERO,
-}  # fmt: skip
-
-
-def text_of(value):
-    if not isinstance(value, dict):
-        return getattr(value, "__name__", value)
-    return ",".join(f"{name}={choice}" for name, choice in value.items() if choice) or "plain"
-
-
-each_rule = pytest.mark.parametrize("rule", CHOICES, ids=text_of)
-each_of_grid = pytest.mark.parametrize(("rule", "options"), GRID, ids=text_of)
-each_extreme = pytest.mark.parametrize(("rule", "options"), EXTREMES, ids=text_of)
-
-
-def naive_of(rule):
-    return getattr(naive, rule.__name__)
-
-
-def parameters_of(rule):
-    """The arguments after `params`; not what all optimizers take as options."""
-    parameters = list(inspect.signature(rule).parameters.values())[1:]
-    return [parameter for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD]
-
-
-def arguments_of(rule):
-    """The arguments after `params`, with their defaults."""
-    return {parameter.name: parameter.default for parameter in parameters_of(rule)}
-
-
-NUMBERS = [(rule, name) for rule in CHOICES for name, value in arguments_of(rule).items() if type(value) is not bool]
-each_number = pytest.mark.parametrize(("rule", "name"), NUMBERS, ids=text_of)
-
-
-def assert_equals(optimizer, reference):
-    assert optimizer.t == reference.t
-    assert list(optimizer.state) == list(reference.state)
-    assert_same_bits(flattened(optimizer.params), reference.p)
-    for name, array in optimizer.state.items():
-        assert_same_bits(array, reference.state[name])
-
-
-def trained(rule, n, dtype, steps=STEPS, **options):
-    return naive.trained(n, dtype, steps, naive_of(rule), **options)
-
-
-def start_of(rule, n=50, dtype=np.float64, hold=one_array, **options):
-    """An optimizer that is about to take its first step."""
-    return rule(hold(naive.start(n, dtype)), **options)
 
 
 # The same bits as the naive reference
@@ -146,14 +82,6 @@ def test_neither_threads_nor_the_split_nor_the_alignment_change_a_bit(rule, hold
         optimizer = start_of(rule, n, np.float32, hold, **EVERYTHING[rule])
         train(optimizer, [hold(g) for g in naive.gradients(n, np.float32)], STEPS)
         assert_equals(optimizer, trained(rule, n, np.float32, **EVERYTHING[rule]))
-
-
-def numbers_for(name):
-    """Any value of an argument: the usual ones, and those at the borders of its range."""
-    low, high = DOMAINS[name]
-    ordinary = st.floats(0, 1, exclude_max=high < 1)
-    number = st.one_of(ordinary, st.floats(max(low, -10), min(high, 10)), st.sampled_from([0.0, 1e-30, min(high, 1e6)]))
-    return st.tuples(number, number) if name == "betas" else number
 
 
 @each_extreme
@@ -285,12 +213,6 @@ def torch():
     torch.set_default_dtype(before)
 
 
-def assert_close(ours, theirs):
-    """Equal to 1e-12, of the largest where sums of both signs may come close to zero."""
-    largest = np.abs(theirs).max()
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12 * largest)
-
-
 @pytest.mark.peers
 @pytest.mark.parametrize("rule", LIKE_TORCH, ids=text_of)
 def test_a_hundred_steps_equal_pytorch(rule, torch):
@@ -313,24 +235,6 @@ def test_a_hundred_steps_equal_pytorch(rule, torch):
         np.testing.assert_allclose(p, theirs.detach().numpy(), rtol=1e-12, err_msg=str(options))
         for name, array in optimizer.state.items():
             assert_close(array, peer.state[theirs][TORCH_NAMES.get(name, name)].numpy())
-
-
-@pytest.mark.peers
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.5, 0.6)])
-def test_a_hundred_steps_of_lion_equal_optax(weight_decay, betas):
-    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
-    p, cycle = naive.start(50, np.float64), np.random.default_rng(0).standard_normal((7, 50))
-    with jax.enable_x64(True):
-        peer = optax.lion(0.01, *betas, weight_decay=weight_decay)
-        theirs = jax.numpy.asarray(p)
-        state = peer.init(theirs)
-        optimizer = Lion(p, 0.01, betas, weight_decay)
-        for t in range(100):
-            change, state = peer.update(jax.numpy.asarray(cycle[t % 7]), state, theirs)
-            theirs = optax.apply_updates(theirs, change)
-            optimizer.step(cycle[t % 7])
-        assert_close(p, np.asarray(theirs))
 
 
 @pytest.mark.peers
@@ -438,12 +342,6 @@ def test_a_flag_is_given_by_name_where_pytorch_wants_it_so(rule):
         rule(np.ones(3), *arguments_of(rule).values())
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0}, {"momentum": 0.9, "dampening": 0.1}, {"dampening": 0.1}])
-def test_nesterov_needs_a_momentum_and_no_dampening(options):
-    with pytest.raises(ValueError, match="nesterov"):
-        SGD(np.ones(3), nesterov=True, **options)
-
-
 @each_rule
 @pytest.mark.parametrize(("params", "error"), BAD_PARAMS.values(), ids=BAD_PARAMS)
 def test_bad_parameters_are_refused_by_name(rule, params, error):
@@ -514,33 +412,6 @@ def test_a_state_dict_is_a_copy_of_plain_numbers_and_arrays(rule, options):
     for array in [value for value in state.values() if isinstance(value, np.ndarray)]:
         array[:] = 6
     assert all((array == 5).all() for array in optimizer.state.values())
-
-
-def broken(name, value):
-    """What a state must not have in place of `value`, with the error for it."""
-    if isinstance(value, np.ndarray):
-        return [
-            (value.tolist(), TypeError),
-            (np.append(value, value.dtype.type(0)), ValueError),
-            (value[:, None], ValueError),
-            (value.astype(np.float32 if value.dtype == np.float64 else np.float64), ValueError),
-            (value.astype(value.dtype.newbyteorder()), ValueError),
-        ]
-    if isinstance(value, bool):
-        return [(not value, ValueError), ("", TypeError), (int(value), TypeError)]
-    if name == "t":
-        return [(-1, ValueError), (2**63 - 1, ValueError), (1.0, TypeError), (True, TypeError)]
-    if isinstance(value, list):
-        return [
-            ([], ValueError),
-            ([*value, 0.5], ValueError),
-            ([math.nan], ValueError),
-            (["a"], TypeError),
-            (1.0, TypeError),
-        ]
-    if isinstance(value, tuple):
-        return [((0.9, 1.0), ValueError), ((0.9,), ValueError), ("ab", TypeError), (0.9, TypeError)]
-    return [(math.nan, ValueError), (math.inf, ValueError), ("0", TypeError), (None, TypeError)]
 
 
 @each_extreme
@@ -663,68 +534,3 @@ def test_after_failed_steps_it_goes_on_bit_for_bit(rule, options):
 
 
 # Momentum of groups
-
-
-@pytest.mark.parametrize("base", [0.0, 0.5])
-@pytest.mark.parametrize("own", [0.0, 0.9])
-@pytest.mark.parametrize("dampening", [0.0, 0.25])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_group_has_its_own_momentum_or_none(base, own, dampening, dtype):
-    start, cycle = naive.start(50, dtype), naive.gradients(50, dtype)
-    p, q = start.copy(), start.copy()
-    groups = {"own": {"params": ["q"], "momentum": own}}
-    optimizer = SGD({"p": p, "q": q}, lr=0.1, momentum=base, dampening=dampening, groups=groups)
-    # Without momentum, nothing is dampened.
-    references = [naive.SGD(start.copy(), 0.1, mass, dampening if mass else 0.0) for mass in (base, own)]
-    for g in cycle[:4]:
-        optimizer.step({"p": g, "q": g})
-        for reference in references:
-            reference.step(g)
-    for actual, reference in zip((p, q), references, strict=True):
-        assert_same_bits(actual, reference.p)
-
-
-@pytest.mark.peers
-@pytest.mark.parametrize("base", [0.0, 0.5])
-@pytest.mark.parametrize("own", [0.0, 0.9])
-@pytest.mark.parametrize("rule", [SGD, RMSprop], ids=text_of)
-def test_a_groups_momentum_is_pytorchs(rule, base, own):
-    torch = pytest.importorskip("torch")
-    settings = {"lr": 0.1, "momentum": base} | ({"dampening": 0.25} if rule is SGD else {})
-    params = {name: np.linspace(1.0, 2.0, 50) for name in "pq"}
-    theirs = [torch.tensor(p, requires_grad=True) for p in params.values()]
-    ours = rule(params, **settings, groups={"own": {"params": ["q"], "momentum": own}})
-    peer = getattr(torch.optim, rule.__name__)(
-        [{"params": theirs[:1]}, {"params": theirs[1:], "momentum": own}], **settings
-    )
-    for seed in range(5):
-        g = np.random.default_rng(seed).standard_normal(50)
-        ours.step(dict.fromkeys("pq", g))
-        for tensor in theirs:
-            tensor.grad = torch.tensor(g)
-        peer.step()
-    for p, tensor in zip(params.values(), theirs, strict=True):
-        np.testing.assert_allclose(p, tensor.detach().numpy(), rtol=1e-12)
-
-
-@pytest.mark.parametrize("rule", [SGD, RMSprop], ids=text_of)
-def test_the_momentum_of_groups_is_neither_switched_on_nor_off(rule):
-    without = rule({"p": np.ones(3), "q": np.ones(3)}, groups={"a": {"params": ["q"], "lr": 0.5}})
-    with pytest.raises(ValueError, match=r"groups\['a'\]\['momentum'\] cannot become 0\.9.*made with no momentum"):
-        without.set_group("a", momentum=0.9)
-    assert dict(without.groups["a"]) == {"lr": 0.5}
-    own = rule({"p": np.ones(3), "q": np.ones(3)}, groups={"a": {"params": ["q"], "momentum": 0.5}})
-    with pytest.raises(ValueError, match=r"momentum cannot become 0\.0: this optimizer was made with momentum"):
-        own.set_group("a", momentum=0.0)
-    own.set_group("a", momentum=0.25)
-    own.step({"p": np.ones(3), "q": np.ones(3)})
-    again = pickle.loads(pickle.dumps(own))
-    assert again.groups["a"]["momentum"] == 0.25
-    assert_same_bits(again.state["momentum_buffer"], own.state["momentum_buffer"])
-
-
-def test_a_group_with_nesterovs_momentum_is_not_dampened():
-    with pytest.raises(ValueError, match=r"groups\['a'\]\['dampening'\] must be 0 with nesterov=True, got 0\.5"):
-        SGD({"p": np.ones(3)}, momentum=0.9, nesterov=True, groups={"a": {"params": ["p"], "dampening": 0.5}})
-    with pytest.raises(ValueError, match=r"groups\['a'\] has 'nesterov', where only"):
-        SGD({"p": np.ones(3)}, momentum=0.9, groups={"a": {"params": ["p"], "nesterov": True}})

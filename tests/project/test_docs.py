@@ -1,11 +1,6 @@
 """Every Python block of the documentation runs as a reader runs it: pasted on its own, without a warning."""
 
-import ast
-import builtins
-import doctest
-import importlib
 import inspect
-import pkgutil
 import re
 import textwrap
 from pathlib import Path
@@ -14,6 +9,7 @@ import pytest
 
 import fastadam
 from fastadam.cpu.jit import JIT_DISABLED
+from tests.helpers.names import unbound
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,36 +56,6 @@ def test_a_block_runs_on_its_own(code, page, monkeypatch, tmp_path):
 def test_a_block_that_is_not_run_needs_a_gpu_and_nothing_of_the_page(code, page):
     assert "cuda" in code
     assert unbound(code) == set()
-
-
-def unbound(code):
-    """The names that a piece of code uses and neither imports, nor makes, nor finds among Python's own."""
-    nodes = list(ast.walk(ast.parse(code)))
-    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    made |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-    made |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    made |= {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
-    return used - made - vars(builtins).keys()
-
-
-def docstring_examples():
-    """Examples of each docstring of the package, except for modules that cannot be imported here."""
-    for name in ["fastadam", *(found.name for found in pkgutil.walk_packages(fastadam.__path__, "fastadam."))]:
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        yield from (test for test in doctest.DocTestFinder().find(module) if test.examples)
-
-
-def test_the_examples_of_a_docstring_need_nothing_of_the_module():
-    needed = {test.name: unbound("".join(example.source for example in test.examples)) for test in docstring_examples()}
-    assert len(needed) > 50
-    public = {value for value in vars(fastadam).values() if isinstance(value, type)}
-    assert {f"fastadam.{value.__name__}" for value in public if ">>>" in value.__doc__} <= needed.keys()
-    assert "fastadam.MLPRegressor" in needed
-    assert {name: names for name, names in needed.items() if names} == {}
 
 
 def test_blocks_are_found_wherever_they_stand_and_told_apart_by_their_marker(tmp_path):

@@ -2,6 +2,8 @@
 
 import ast
 import itertools
+import subprocess
+import sys
 from collections import defaultdict
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -45,7 +47,7 @@ def tree_of(module):
 
 
 def named_modules(node):
-    """What a statement or a call imports, as dotted paths; `importlib.import_module("...")` included."""
+    """Dotted paths that a statement or a call imports; `importlib.import_module("...")` included."""
     if isinstance(node, ast.ImportFrom):
         assert not node.level, "absolute imports are the house style"
         return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -192,3 +194,91 @@ def body_lines(function):
 def test_functions_are_short(module):
     long = {function.name: body_lines(function) for function in functions_of(module) if body_lines(function) > 60}
     assert long == {}
+
+
+MANY_ARGUMENTS = {
+    "public, with scikit-learn's parameters and ours": {
+        "estimators/classifier: __init__", "estimators/regressor: __init__",
+    },
+    "given its options by keyword by `scipy.optimize.minimize`": {"interop/scipy: method"},
+    "a formula, whose scalars are arguments": {
+        f"formulas/rules: {rule}" for rule in ("adam", "amsgrad", "nadam", "radam", "rmsprop_centered_momentum")
+    },
+    "compiled, where a NamedTuple of arrays would be copied at each call": {
+        "cpu/matmul: _multiply_panel", "cpu/matmul: emit", "cpu/matmul: tile", "cpu/network: backward",
+        "cpu/network: gradient", "cpu/rows: update", "cpu/rows: serial_rows", "cpu/rows: parallel_rows",
+        "cpu/update: update", "cpu/update: add",
+    },
+}  # fmt: skip
+"""The functions with more than nine arguments, by the reason why."""
+
+
+def argument_count(function):
+    """Number of arguments, without the object of a method and Numba's context of an intrinsic."""
+    arguments = function.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls", "typingctx")])
+
+
+def test_functions_have_few_arguments():
+    many = {
+        f"{module}: {function.name}"
+        for module in MODULES
+        for function in functions_of(module)
+        if argument_count(function) > 9
+    }
+    assert many == set().union(*MANY_ARGUMENTS.values())
+
+
+# What an import of the package loads
+
+
+def run(code):
+    arguments = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(arguments, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_importing_the_package_loads_no_optional_dependency_and_compiles_nothing():
+    result = run(
+        "import sys, fastadam; from fastadam.kernels import adam_step as a, adam_step_parallel as b\n"
+        "optional = {'matplotlib', 'cupy', 'numba_cuda', 'numba.cuda', 'torch', 'jax', 'mpi4py', 'onnx'}\n"
+        "print(optional & set(sys.modules), [kernel for kernel in (a, b) if getattr(kernel, 'signatures', [])])\n"
+    )
+    assert (result.stdout.strip(), result.stderr) == ("set() []", "")
+
+
+def test_importing_the_package_loads_what_few_need_only_when_it_is_asked_for():
+    result = run(
+        "import sys, fastadam\n"
+        "late = {'fastadam.optimizers.custom', 'fastadam.schedules', 'fastadam.estimators.regressor', 'sklearn'}\n"
+        "print(late & set(sys.modules))\n"
+        "from fastadam import optimizer, schedules\n"
+        "print(optimizer.__module__, fastadam.schedules is schedules, schedules.__name__)\n"
+    )
+    assert (result.stdout, result.stderr) == ("set()\nfastadam.optimizers.custom True fastadam.schedules\n", "")
+
+
+def test_every_public_name_exists():
+    assert sorted(fastadam.__all__, key=str.lower) == sorted(set(fastadam.__all__), key=str.lower)
+    for name in fastadam.__all__:
+        assert hasattr(fastadam, name)
+
+
+def test_public_classes_are_of_the_module_that_users_import_them_from():
+    for name in fastadam.__all__:
+        value = getattr(fastadam, name)
+        if isinstance(value, type):
+            assert value.__module__ == "fastadam"
+
+
+@pytest.mark.parametrize("source", sorted((PACKAGE.parent / "bench").glob("*.py")), ids=lambda source: source.name)
+def test_a_benchmark_imports_only_what_asv_installs(source):
+    """asv imports every file there, in an environment that has the dependencies and the peers."""
+    imported = set()
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.partition(".")[0])
+    dependencies = {"numpy", "scipy", "numba", "llvmlite", "sklearn", "joblib", "threadpoolctl"}
+    assert imported <= {"bench", "fastadam", "torch", "jax", "optax", *dependencies, *sys.stdlib_module_names}

@@ -768,13 +768,6 @@ def test_numbers_of_threads_that_make_no_sense_are_refused(n_threads):
 # --- lbfgs, Poisson ---------------------------------------------------------------------------------------------------
 
 
-def test_lbfgs_has_no_partial_fit():
-    assert not hasattr(MLPRegressor(solver="lbfgs"), "partial_fit")
-    assert hasattr(MLPRegressor(solver="sgd"), "partial_fit")
-    with pytest.raises(AttributeError, match="partial_fit"):
-        MLPRegressor(solver="lbfgs").partial_fit(X, y)
-
-
 # --- anything in any order --------------------------------------------------------------------------------------------
 
 
