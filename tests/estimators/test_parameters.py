@@ -97,13 +97,13 @@ def test_numbers_are_validated_as_the_floats_that_are_computed_with(value, error
 def test_validation_data_are_given_together():
     check_validation_data(None, None, None)
     check_validation_data([1], [1], None)
-    for given, error in {
+    for data, error in {
         (1, None, None): "X_val and y_val must be given together",
         (None, 1, None): "X_val and y_val must be given together",
         (None, None, 1): "sample_weight_val needs X_val and y_val",
     }.items():
         with pytest.raises(ValueError, match=error):
-            check_validation_data(*given)
+            check_validation_data(*data)
 
 
 def test_lbfgs_refuses_what_it_does_not_support():
@@ -177,12 +177,12 @@ BAD = {
     "scoring=3": ({"scoring": 3}, {}, "The 'scoring' parameter of MLPRegressor must be"),
     "unknown scoring": ({"scoring": "x", "early_stopping": True}, {}, "'x' is not a valid scoring value"),
     **{
-        f"lbfgs and {name}": ({"solver": "lbfgs", name: value}, {}, f"{name} is only supported by the stochastic solvers")
+        f"lbfgs and {name}": ({"solver": "lbfgs", name: value}, {}, f"{name} is only supported by the stochastic")
         for name, value in {
             "dropout": 0.5, "clip_norm": 1.0, "max_time": 3.0, "warmup_epochs": 2, "learning_rate": "cosine",
         }.items()
     },
-    "lbfgs and X_val": ({"solver": "lbfgs"}, {"X_val": X_val, "y_val": y_val}, "X_val is only supported by the stochastic solvers"),
+    "lbfgs and X_val": ({"solver": "lbfgs"}, {"X_val": X_val, "y_val": y_val}, "X_val is only supported"),
 }  # fmt: skip
 
 
