@@ -38,12 +38,12 @@ _VERSION_1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 def available_threads() -> int:
-    """Number of threads that the process may use."""
+    """Return the number of threads that the process may use."""
     return min(process_limits().values())
 
 
 def default_threads() -> int:
-    """Number of threads that a fit in the calling thread may use."""
+    """Return the number of threads that a fit in the calling thread may use."""
     return min(available_threads(), *thread_limits().values())
 
 

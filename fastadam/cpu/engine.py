@@ -442,7 +442,7 @@ class Engine(AbstractContextManager["Engine"]):
 
 
 def worthwhile_threads(layout: Layout, batch_size: int) -> int:
-    """Number of threads that the work of a step is worth."""
+    """Return the number of threads that the work of a step is worth."""
     units = layout.units
     flops = FLOPS_PER_WEIGHT * batch_size * int((units[:-1] * units[1:]).sum())
     return default_threads() if flops >= THREADED_FLOPS else 1

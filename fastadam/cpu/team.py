@@ -127,7 +127,7 @@ def kind_of(phase):
 
 @inner
 def tasks_of(phase):
-    """Number of tasks of a phase."""
+    """Return the number of tasks of a phase."""
     return phase & _FIELD_MASK
 
 
@@ -167,7 +167,7 @@ def finish(control, task, phase, thread):
 
 @inner
 def finisher(control, task, kind):
-    """Number of the thread that has the result of a task in the last phase of this kind."""
+    """Return the number of the thread that has the result of a task in the last phase of this kind."""
     return load(control, _result(task, kind)) & _FIELD_MASK
 
 

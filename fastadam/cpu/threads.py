@@ -37,7 +37,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def parallel_threads() -> int:
-    """Number of threads for a parallel region, within all limits; 1 if a region is not safe."""
+    """Return the number of threads for a parallel region, within all limits; 1 if a region is not safe."""
     if _inherited_layer not in (None, "tbb"):
         return 1
     threads = min(_available(int(10 * time.monotonic())), openmp_threads())

@@ -55,7 +55,7 @@ _inlined = functools.partial(inner, forceinline=True)
 
 
 def _magic(t: Any) -> Any:
-    """A number whose sum with x is x rounded to an integer n, which is then in the lowest bits of the sum."""
+    """Return a number whose sum with x is x rounded to an integer n, which is then in the lowest bits of the sum."""
     return t(1.5 * 2.0 ** np.finfo(t).nmant)
 
 

@@ -119,7 +119,7 @@ else:
 
     @intrinsic
     def cast_like(typingctx, like, values):
-        """The values, a tuple of numbers, in the type of the elements of `like`."""
+        """Return the values, a tuple of numbers, in the type of the elements of `like`."""
         rounded_types = types.UniTuple(like.dtype, len(values))  # type: ignore[attr-defined]
 
         def codegen(context, builder, signature, arguments):

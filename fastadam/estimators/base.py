@@ -422,7 +422,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _split(
         self, settings: FitSettings, progress: Progress, data: Data, random_state: np.random.RandomState
     ) -> tuple[Array, Array | None]:
-        """Indices of the training samples, and of those held out for early stopping, or None.
+        """Return the indices of the training samples, and of those held out for early stopping, or None.
 
         A warm start on the same number of samples keeps the order and the split of the fit before.
         """

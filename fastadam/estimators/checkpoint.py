@@ -243,7 +243,7 @@ def _write(file: IO[bytes], estimator: BaseMLP) -> None:
 
 
 def _read(file: IO[bytes], path: Any) -> dict[str, Any]:
-    """The content of a checkpoint, whose entries are of the types that they should be, as far as the fit."""
+    """Return the content of a checkpoint, whose entries are of the types that they should be, as far as the fit."""
     try:
         types: dict[str, Any] = {"subclass": str | None, "parameters": dict, "not_saved": dict, "fit": dict}
         content: dict[str, Any] = load(file)

@@ -129,7 +129,7 @@ class TrainedNetwork:
 
 
 def validation_rows(settings: FitSettings, data: Data, samples: Samples, held_out: Array | None) -> Validation | None:
-    """Validation data of a fit: those given by the user, or the rows that were held out, or None.
+    """Return the validation data of a fit: those given by the user, or the rows that were held out, or None.
 
     Rows that are held out are copied only if their features are needed.
     """

@@ -100,7 +100,7 @@ def check_same_layers(coefs: Sequence[Any], units: list[int]) -> None:
 
 
 def batch_rows(batch_size: int | str, n_samples: int) -> int:
-    """Number of samples in a batch."""
+    """Return the number of samples in a batch."""
     if isinstance(batch_size, str):  # "auto"
         return min(200, n_samples)
     if batch_size > n_samples:

@@ -61,7 +61,7 @@ def check_fits(name: str, data: Any, dtype: DTypeLike) -> None:
 
 
 def _values(data: Any) -> Array:
-    """Stored values of dense or sparse data; empty for data on a device."""
+    """Return the stored values of dense or sparse data; empty for data on a device."""
     if sparse.issparse(data):
         return data.data  # type: ignore[no-any-return]
     return data if isinstance(data, np.ndarray) else np.empty(0)

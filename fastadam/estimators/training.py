@@ -32,7 +32,7 @@ class Model(Protocol):
         """Train on the samples in this order; return the mean loss."""
 
     def validation_loss(self) -> float | None:
-        """The loss of the model as it is now on validation data, if there are any."""
+        """Return the loss of the model as it is now on validation data, if there are any."""
 
     def validation_score(self) -> float:
         """Score the model as it is now on held-out samples; higher is better."""

@@ -23,37 +23,37 @@ class Activation(NamedTuple):
 
 
 def identity(z, t):
-    """The identity."""
+    """Compute the identity."""
     return z
 
 
 def identity_backward(d, a, t):
-    """The derivative is 1."""
+    """Multiply by the derivative, 1."""
     return d
 
 
 def logistic(z, t):
-    """The logistic function, 1 / (1 + exp(-z))."""
+    """Compute the logistic function, 1 / (1 + exp(-z))."""
     return t(1) / (t(1) + math.exp(-z))
 
 
 def logistic_backward(d, a, t):
-    """The derivative is a (1 - a)."""
+    """Multiply by the derivative, a (1 - a)."""
     return d * (a * (t(1) - a))
 
 
 def tanh(z, t):
-    """The hyperbolic tangent."""
+    """Compute the hyperbolic tangent."""
     return math.tanh(z)
 
 
 def tanh_backward(d, a, t):
-    """The derivative is 1 - a²."""
+    """Multiply by the derivative, 1 - a²."""
     return d * (t(1) - a * a)
 
 
 def relu(z, t):
-    """The positive part; written so that NaN stays NaN."""
+    """Compute the positive part; written so that NaN stays NaN."""
     return t(0) if z <= t(0) else z
 
 
@@ -63,22 +63,22 @@ def relu_backward(d, a, t):
 
 
 def leaky_relu(z, t):
-    """The identity above 0, and 0.01 times it below (Maas, Hannun & Ng 2013)."""
+    """Compute the identity above 0, and 0.01 times it below (Maas, Hannun & Ng 2013)."""
     return t(0.01) * z if z <= t(0) else z
 
 
 def leaky_relu_backward(d, a, t):
-    """The sign of what came out is that of what went in."""
+    """Multiply by the derivative; the sign of the output is that of the input."""
     return t(0.01) * d if a <= t(0) else d
 
 
 def elu(z, t):
-    """The identity above 0, exp(z) - 1 below (Clevert, Unterthiner & Hochreiter 2016)."""
+    """Compute the identity above 0, exp(z) - 1 below (Clevert, Unterthiner & Hochreiter 2016)."""
     return math.expm1(z) if z <= t(0) else z
 
 
 def elu_backward(d, a, t):
-    """The derivative below 0 is exp(z), which is a + 1."""
+    """Multiply by the derivative, which below 0 is exp(z) = a + 1."""
     return d * (a + t(1)) if a <= t(0) else d
 
 
@@ -88,34 +88,34 @@ def softplus(z, t):
 
 
 def softplus_backward(d, a, t):
-    """The derivative is the logistic function of z, 1 - exp(-a)."""
+    """Multiply by the derivative, the logistic function of z, 1 - exp(-a)."""
     return d * -math.expm1(-a)
 
 
 def silu(z, t):
-    """The identity times the logistic function, also called swish (Elfwing, Uchibe & Doya 2018)."""
+    """Compute the identity times the logistic function, also called swish (Elfwing, Uchibe & Doya 2018)."""
     return z / (t(1) + math.exp(-z))
 
 
 def silu_backward(d, z, t):
-    """The derivative is s (1 + z (1 - s)) with s the logistic function."""
+    """Multiply by the derivative, s (1 + z (1 - s)) with s the logistic function."""
     s = t(1) / (t(1) + math.exp(-z))
     return d * (s * (t(1) + z * (t(1) - s)))
 
 
 def gelu(z, t):
-    """The identity times the normal distribution function (Hendrycks & Gimpel 2016), exactly."""
+    """Compute the identity times the normal distribution function (Hendrycks & Gimpel 2016), exactly."""
     return t(0.5) * z * math.erfc(-z * t(math.sqrt(0.5)))
 
 
 def gelu_backward(d, z, t):
-    """The derivative is the distribution function plus z times its density."""
+    """Multiply by the derivative, the distribution function plus z times its density."""
     below = t(0.5) * math.erfc(-z * t(math.sqrt(0.5)))
     return d * (below + z * (t(1 / math.sqrt(2 * math.pi)) * math.exp(t(-0.5) * z * z)))
 
 
 def mish(z, t):
-    """The identity times tanh(softplus(z)) (Misra 2020).
+    """Compute the identity times tanh(softplus(z)) (Misra 2020).
 
     That factor is n / (n + 2) with n = exp(z) (exp(z) + 2): one exponential in place of three functions. Above 0 both
     parts are divided by exp(z)², which would overflow.
@@ -127,7 +127,7 @@ def mish(z, t):
 
 
 def mish_backward(d, z, t):
-    """The derivative is w + z s (1 - w²) with s the logistic function and w = tanh(softplus(z))."""
+    """Multiply by the derivative, w + z s (1 - w²) with s the logistic function and w = tanh(softplus(z))."""
     e = math.exp(-abs(z))
     part = t(1) + t(2) * e if z > t(0) else e * (e + t(2))
     rest = t(2) * e * e if z > t(0) else t(2)

@@ -54,5 +54,5 @@ def mask_by(backend: Backend) -> Mask:
 
 
 def limit_of(rate):
-    """Number of the 2³² values of 32 bits that drop a unit."""
+    """Return the number of the 2³² values of 32 bits that drop a unit."""
     return np.uint64(rate * 2.0**32)

@@ -33,7 +33,7 @@ def squared_error(z, y, s, t):
 
 
 def absolute_error(z, y, s, t):
-    """The absolute error; its derivative at 0 is 0."""
+    """Compute the absolute error; its derivative at 0 is 0."""
     error = z - y
     return abs(error), t(1) if error > t(0) else t(-1) if error < t(0) else error
 
@@ -48,7 +48,7 @@ def huber(z, y, s, t):
 
 
 def quantile(z, y, s, t):
-    """The pinball loss of quantile `s` (Koenker & Bassett 1978)."""
+    """Compute the pinball loss of quantile `s` (Koenker & Bassett 1978)."""
     error = z - y
     if error <= t(0):
         return -s * error, -s if error < t(0) else error
@@ -66,7 +66,7 @@ def poisson(z, y, s, t):
 
 
 def log_loss(z, y, s, t):
-    """The log-loss of a probability 1 / (1 + exp(-z)), clipped to [s, 1 - s], where `s` is the epsilon of the type."""
+    """Compute the log-loss of a probability 1 / (1 + exp(-z)), clipped to [s, 1 - s] by the type's epsilon s."""
     p = t(1) / (t(1) + math.exp(-z))
     clipped = min(max(p, s), t(1) - s)
     return -(y * math.log(clipped) + (t(1) - y) * math.log(t(1) - clipped)), p - y

@@ -75,32 +75,32 @@ def dither(i, seed):
 
 
 def uniform(noise):
-    """The upper 20 bits of `noise` as a float32 in [0, 1): few enough to be added to 7 without being rounded."""
+    """Return the upper 20 bits of `noise` as a float32 in [0, 1), which can be added to 7 without rounding."""
     return np.float32(np.int32(np.uint32(noise) >> _UNUSED)) * _PER_UNIFORM
 
 
 def bits_of(x):
-    """The bits of a float32, as an integer."""
+    """Return the bits of a float32, as an integer."""
     return int(np.float32(x).view(np.uint32))
 
 
 def float_of(bits):
-    """The float32 with these bits."""
+    """Return the float32 with these bits."""
     return np.uint32(bits).view(np.float32)
 
 
 def from_float16(bits):
-    """The value of a float16, in float32."""
+    """Return the value of a float16, in float32."""
     return np.float32(np.uint16(bits).view(np.float16))
 
 
 def to_float16(x):
-    """The bits of the nearest float16."""
+    """Return the bits of the nearest float16."""
     return np.float16(x).view(np.uint16)
 
 
 def half_value(bits):
-    """The value of a float16, in float32, by integer operations."""
+    """Return the value of a float16, in float32, by integer operations."""
     bits = np.uint32(bits)
     size = np.uint32(bits & np.uint32(0x7FFF))
     value = np.uint32(bits_of(float_of(np.uint32(size << _HALF_BITS_DROPPED)) * _PER_HALF))
@@ -109,7 +109,7 @@ def half_value(bits):
 
 
 def half_bits(x):
-    """The bits of the nearest float16, the even one of two, by integer operations."""
+    """Return the bits of the nearest float16, the even one of two, by integer operations."""
     bits = np.uint32(bits_of(x))
     size = np.uint32(bits & np.uint32(0x7FFFFFFF))
     odd = np.uint32(np.uint32(size >> _HALF_BITS_DROPPED) & np.uint32(1))
@@ -122,35 +122,35 @@ def half_bits(x):
 
 
 def from_bfloat16(bits):
-    """The value of a bfloat16, in float32."""
+    """Return the value of a bfloat16, in float32."""
     return float_of(np.uint32(bits) << np.uint32(16))
 
 
 def nan_safe_bits(x):
-    """The bits of a float32; for NaN, such that adding 16 bits still gives NaN."""
+    """Return the bits of a float32; for NaN, such that adding 16 bits still gives NaN."""
     return np.uint32(bits_of(x)) if x == x else _QUIET_NAN
 
 
 def to_bfloat16(x):
-    """The bits of the nearest bfloat16, the even one of two."""
+    """Return the bits of the nearest bfloat16, the even one of two."""
     bits = nan_safe_bits(x)
     odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
 def dithered_bfloat16(x, noise):
-    """The bits of the bfloat16 below or above `x` in magnitude, as the upper 16 bits of `noise` decide."""
+    """Return the bits of the bfloat16 below or above `x` in magnitude, as the upper 16 bits of `noise` decide."""
     return np.uint16(np.uint32(nan_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
 
 
 def positive_bfloat16(x, noise):
-    """The same for a value that is not negative; only 0 becomes 0, and the smallest number replaces all below it."""
+    """Do the same for a value that is not negative; only 0 becomes 0, and the smallest number replaces all below it."""
     bits = dithered_bfloat16(x, noise)
     return np.uint16(1) if bits == 0 and x > 0 else bits
 
 
 def largest(values):
-    """The largest magnitude among float32s: compared as integers, which vectorises and lets NaN win."""
+    """Compute the largest magnitude among float32s: compared as integers, which vectorises and lets NaN win."""
     most = np.uint32(0)
     for j in range(np.uint64(values.size)):
         most = max(most, np.uint32(bits_of(values[j]) & np.uint32(0x7FFFFFFF)))
@@ -158,13 +158,13 @@ def largest(values):
 
 
 def block_scale(most):
-    """Unit of the codes of a block, computed from its largest magnitude; a normal number, or NaN."""
+    """Compute the unit of the codes of a block, computed from its largest magnitude; a normal number, or NaN."""
     scale = most / LARGEST_CODE
     return _LEAST_SCALE if scale < _LEAST_SCALE else scale  # written so that NaN stays NaN
 
 
 def signed_value(code, scale):
-    """The value of a signed code."""
+    """Return the value of a signed code."""
     code = np.uint32(code)
     size = np.uint32(code & _SIGNED_MAX)
     normal = float_of(np.uint32(np.uint32(size << _DROPPED) + _SIGNED_OFFSET))
@@ -173,7 +173,7 @@ def signed_value(code, scale):
 
 
 def signed_code(x, inverse, noise):
-    """The code above or below a signed value in magnitude, as the upper bits of `noise` decide."""
+    """Return the code above or below a signed value in magnitude, as the upper bits of `noise` decide."""
     size = abs(x) * inverse
     bits = np.uint32(np.uint32(bits_of(size) - _SIGNED_OFFSET) + np.uint32(noise >> _UNUSED))
     subnormal = np.uint32(np.int32(size * _SUBNORMALS + uniform(noise)))
@@ -182,13 +182,13 @@ def signed_code(x, inverse, noise):
 
 
 def positive_value(code, scale):
-    """The value of a code without sign."""
+    """Return the value of a code without sign."""
     value = float_of(np.uint32(np.uint32(np.uint32(code) << _DROPPED) + _POSITIVE_OFFSET)) * scale
     return value if code > 0 else np.float32(0)
 
 
 def positive_code(x, inverse, noise):
-    """The code above or below a value that is not negative; only 0 becomes 0, and 1 replaces all that is below it."""
+    """Return the code above or below a value that is not negative; only 0 becomes 0, all others at least 1."""
     size = x * inverse
     bits = np.uint32(np.uint32(bits_of(size) - _POSITIVE_OFFSET) + np.uint32(noise >> _UNUSED))
     code = np.uint32(1) if size < _LEAST_POSITIVE else min(np.uint32(bits >> _DROPPED), np.uint32(255))

@@ -204,10 +204,9 @@ MANY_ARGUMENTS = {
     "a formula, whose scalars are arguments": {
         f"formulas/rules: {rule}" for rule in ("adam", "amsgrad", "nadam", "radam", "rmsprop_centered_momentum")
     },
-    "compiled, where a NamedTuple of arrays would be copied at each call": {
-        "cpu/matmul: _multiply_panel", "cpu/matmul: emit", "cpu/matmul: tile", "cpu/network: backward",
-        "cpu/network: gradient", "cpu/rows: update", "cpu/rows: serial_rows", "cpu/rows: parallel_rows",
-        "cpu/update: update", "cpu/update: add",
+    "an engine, given its options by keyword": {"cpu/engine: __init__", "cuda/engine: __init__"},
+    "launched from Python, where a tuple of unlike types would cost as much as the step": {
+        "cpu/rows: serial_rows", "cpu/rows: parallel_rows",
     },
 }  # fmt: skip
 """The functions with more than nine arguments, by the reason why."""
