@@ -508,7 +508,7 @@ BAD = {
     "scoring=3": ({"scoring": 3}, {}, "The 'scoring' parameter of MLPRegressor must be"),
     "unknown scoring": ({"scoring": "x", "early_stopping": True}, {}, "'x' is not a valid scoring value"),
     **{
-        f"lbfgs and {name}": ({"solver": "lbfgs", name: value}, {}, f"{name} is only supported by the stochastic solvers")
+        f"lbfgs and {name}": ({"solver": "lbfgs", name: value}, {}, f"{name} is only supported by the stochastic")
         for name, value in {
             "dropout": 0.5, "clip_norm": 1.0, "max_time": 3.0, "warmup_epochs": 2, "learning_rate": "cosine",
         }.items()
