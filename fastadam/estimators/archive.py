@@ -1,8 +1,8 @@
-"""Values in one file of arrays and JSON, which holds no code and runs none when it is read.
+"""Archive: one file of arrays and JSON, which holds no code and runs none when it is read.
 
-The file is a zip archive as `numpy.savez` writes it, without compression: each array is an entry "name.npy", without
+The file is a zip archive in the form of `numpy.savez`, without compression: each array is an entry "name.npy", without
 pickles, and "content.json" has everything else. There, an object with one key that begins with "$" is a value that JSON
-has no type for, as {"$tuple": [1, 2]} or {"$array": "weights"}.
+has no type for, such as {"$tuple": [1, 2]} or {"$array": "weights"}.
 """
 
 import json
@@ -19,7 +19,7 @@ from fastadam._typing import Array
 from fastadam.schedules import _KINDS, Plateau, Schedule, get_schedule
 
 VERSION = 1
-"""Version of the format: to be raised when a file of the new form cannot be read by the code before."""
+"""Version of the format, which increases when earlier versions of the code cannot read a new file."""
 
 _CONTENT = "content.json"
 
@@ -31,14 +31,14 @@ _MT19937_WORDS = 624
 def save(file: IO[bytes], value: Any) -> None:
     """Write a value to a binary file that is open for writing.
 
-    Arrays are written as they are, without a copy of the whole.
+    Arrays are written without a copy of the whole.
 
     Parameters
     ----------
     file : binary file
-        Where to write.
+        File to write to.
     value : object
-        As `encode` takes it.
+        Value that `encode` accepts.
     """
     arrays: dict[str, Array] = {}
     content = {"version": VERSION, "content": encode(value, "", arrays)}
@@ -50,22 +50,22 @@ def save(file: IO[bytes], value: Any) -> None:
 
 
 def load(file: IO[bytes]) -> Any:
-    """Read a value from a binary file that `save` has written.
+    """Read a value from a binary file written by `save`.
 
     Parameters
     ----------
     file : binary file
-        Where to read.
+        File to read from.
 
     Returns
     -------
     object
-        The value, equal to the one that was saved and of the same types.
+        Value equal to the one that was saved, with the same types.
 
     Raises
     ------
     Exception
-        Of any class, if the file is damaged or was not written by `save`: the caller says which file it should be.
+        Of any class, if the file is damaged or was not written by `save`. The caller names the file.
     """
     with zipfile.ZipFile(file) as archive:
         content = json.loads(_entry(archive, _CONTENT))
@@ -77,27 +77,27 @@ def load(file: IO[bytes]) -> Any:
 
 
 def encode(value: Any, name: str, arrays: dict[str, Array]) -> Any:
-    """Convert a value to one that JSON has, and collect its arrays.
+    """Convert a value to types of JSON, and collect its arrays.
 
     Parameters
     ----------
     value : object
         None, a bool, number, string, array or NumPy scalar; a `RandomState`; a schedule of `fastadam.schedules`; or a
-        list, tuple or dict of such values. Nothing of a class that is derived from one of these.
+        list, tuple or dict of such values. Subclasses of these are not accepted.
     name : str
-        Prefix of the arrays' names.
+        Prefix of the names of the arrays.
     arrays : dict
-        Gets the arrays, by their names.
+        Arrays by their names, to which those of the value are added.
 
     Returns
     -------
     object
-        The value for JSON.
+        Value for JSON.
 
     Raises
     ------
     TypeError
-        If the value is, or holds, something else.
+        If the value is, or contains, something else.
     """
     kind = type(value)
     if value is None or kind in (bool, str):
@@ -129,7 +129,7 @@ def _encode_dict(value: dict[Any, Any], name: str, arrays: dict[str, Array]) -> 
 
 
 def _encode_array(value: Any, name: str, arrays: dict[str, Array]) -> Any:
-    """Encode an array or a NumPy scalar; of an array of Python objects, each of them."""
+    """Encode an array or a NumPy scalar; an array of Python objects is encoded item by item."""
     if value.dtype == object and value.ndim == 1:
         return {"$objects": encode(value.tolist(), name, arrays)}
     if value.dtype.hasobject:
@@ -147,7 +147,7 @@ def _stream_to_dict(stream: np.random.RandomState) -> dict[str, Any]:
 
 
 def _stream_from_dict(state: Any) -> np.random.RandomState:
-    """Make the stream again; NumPy does not check the position, and would read beyond the key."""
+    """Restore a stream; NumPy does not check the position, and would read beyond the key."""
     key, pos = state["key"], state["pos"]
     if key.shape != (_MT19937_WORDS,) or key.dtype != np.uint32:
         raise ValueError(f"the key of a RandomState must be {_MT19937_WORDS} words of uint32, got {key!r}")
@@ -164,7 +164,7 @@ def _schedule_from_list(spec: Any) -> Schedule | Plateau:
 
 
 def _decode(encoded: Any, archive: zipfile.ZipFile) -> Any:
-    """Rebuild a value from what `encode` has returned."""
+    """Restore a value from the result of `encode`."""
     if isinstance(encoded, list):
         return [_decode(item, archive) for item in encoded]
     if not isinstance(encoded, dict):
@@ -192,12 +192,12 @@ _FROM_TAG: Mapping[str, Any] = {
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read a whole entry, which also compares its checksum."""
+    """Read a whole entry, which also verifies its checksum."""
     return archive.read(_stored(archive, name))
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> Array:
-    """Read an array, in the byte order of this machine."""
+    """Read an array, converted to the byte order of this machine."""
     with archive.open(_stored(archive, f"{name}.npy")) as entry:
         array: Array = read_array(entry, allow_pickle=False)
         if entry.read(1):
@@ -206,7 +206,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> Array:
 
 
 def _stored(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
-    """Find an entry, which must not be compressed: a few bytes could become many gigabytes."""
+    """Find an entry, which must not be compressed: a few bytes could expand to many gigabytes."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"its entry {name!r} is compressed")

@@ -256,7 +256,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def _fit_lbfgs(
         self, settings: FitSettings, data: Data, params: FlatBuffer, random_state: np.random.RandomState
     ) -> None:
-        """Let SciPy's L-BFGS-B minimise the loss over all samples."""
+        """Let SciPy's L-BFGS-B minimize the loss over all samples."""
         self._random_state, self._seed = random_state, self.random_state
         callbacks = self._epoch_callbacks(data, settings.max_iter)
         for name in (*_OF_EPOCHS, "_optimizer", "_progress", "_validation"):
@@ -434,7 +434,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         if self._is_resuming() and progress.order is not None:
             fitted = progress.order.size + (0 if before is None else before.size)
             raise ValueError(
-                f"The checkpoint is of a fit on {fitted} samples, which cannot continue on {n_samples} samples"
+                f"The checkpoint is of a fit on {fitted} samples, and only continues on as many, got {n_samples}"
             )
         everything = np.arange(n_samples)
         if not holds_out:

@@ -1,7 +1,7 @@
-"""Fits that are saved as they go, and finished after their process has died.
+"""Checkpoints: fits that are saved while they run, and finished after their process has died.
 
-A checkpoint is a file of arrays and JSON (`_archive.py`): loading one runs no code of the file's. It holds the state of
-the fit (`_fit_state.py`), and the estimator's parameters but for those that are code, such as functions.
+A checkpoint is a file of arrays and JSON (`archive.py`): loading one runs no code from the file. It holds the state of
+the fit (`fit_state.py`), and the estimator's parameters except for those that are code, such as functions.
 """
 
 import os
@@ -29,45 +29,47 @@ _KINDS: dict[str, type[BaseMLP]] = {"MLPRegressor": MLPRegressor, "MLPClassifier
 _FORMAT = "fastadam checkpoint"
 
 _PICKLE = b"\x80"
-"""How a pickle begins, of any protocol since 2."""
+"""First byte of a pickle, for any protocol since 2."""
 
 
 class Checkpoint:
-    """Callback that saves a fit every so many epochs or seconds; `load_checkpoint` finishes it, bit for bit.
+    """Callback that saves a fit at an interval of epochs or seconds; `load_checkpoint` finishes it, bit for bit.
 
-    A file is written beside `path`, in full and through to the disk, and then takes its name: whenever the process is
-    killed, `path` holds the last whole checkpoint. The last one is written when the fit ends, and is the fitted model;
-    that of a fit interrupted by Ctrl-C stays the one before it.
+    The file is written beside `path`, completely and through to the disk, and then renamed: whenever the process is
+    killed, `path` holds the last complete checkpoint. The last checkpoint is written when the fit ends, and is the
+    fitted model. A fit interrupted by Ctrl-C keeps the checkpoint before.
 
-    The file holds arrays and JSON, and no code: of parameters that are functions or other objects, such as a callable
-    `scoring`, and of a subclass it has only the name, and `load_checkpoint` is given them again. Callbacks are not
-    saved, nor is what a subclass adds to the attributes of a fit.
+    The file holds arrays and JSON, and no code. Parameters that are functions or other objects, such as a callable
+    `scoring`, and a subclass are saved by name only and must be given to `load_checkpoint` again. Callbacks, and
+    attributes that a subclass adds to a fit, are not saved.
 
     Parameters
     ----------
     path : str or path-like
-        The file, of one fit: in a search or an ensemble each fit needs a path of its own. Its directory must exist.
+        File of one fit: in a search or an ensemble, each fit needs its own path. The directory must exist.
     every_n_epochs : int, optional
-        Epochs from one checkpoint to the next.
+        Number of epochs between checkpoints.
     every_seconds : float, optional
-        Seconds after which the next epoch's end is a checkpoint. With both, what comes first; with neither, each epoch.
+        Seconds after which the end of the next epoch is a checkpoint. If both are given, whichever comes first; if
+        neither is, every epoch.
 
     Raises
     ------
     ValueError, TypeError
-        If a number is out of its range or none. As a fit begins: if its solver is "lbfgs", whose state is SciPy's; if
-        it is no fit of fastadam's; if `random_state` is a stream of another generator than NumPy's usual MT19937.
+        If a number is out of range or not a number. When a fit begins: if its solver is "lbfgs", whose state belongs to
+        SciPy; if the estimator is not one of fastadam's; or if `random_state` is a stream of another generator than
+        NumPy's usual MT19937.
     FileNotFoundError
-        As a fit begins: if the directory does not exist.
+        When a fit begins: if the directory does not exist.
 
     Warns
     -----
     RuntimeWarning
-        If a checkpoint cannot be written. Training goes on, and the checkpoint before stays.
+        If a checkpoint cannot be written. Training continues, and the checkpoint before is kept.
 
     See Also
     --------
-    load_checkpoint : Go on from the file.
+    load_checkpoint : Load the file and continue.
 
     Examples
     --------
@@ -103,7 +105,7 @@ class Checkpoint:
         if not isinstance(estimator, MLPRegressor | MLPClassifier):
             raise TypeError(f"Checkpoint saves fits of fastadam's estimators, got {type(estimator).__name__}")
         if estimator.solver not in SOLVERS:
-            raise ValueError(f"Checkpoint saves fits of the stochastic solvers alone, got solver={estimator.solver!r}")
+            raise ValueError(f"Checkpoint saves fits of the stochastic solvers only, got solver={estimator.solver!r}")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"path must be in a directory that exists, got {str(self.path)!r}")
         if isinstance(estimator.random_state, np.random.RandomState):
@@ -111,10 +113,10 @@ class Checkpoint:
         self._since, self._saved_at = 0, time.monotonic()
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Nothing is left to do after a fit."""
+        """Do nothing: there is nothing to clean up after a fit."""
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Note that an epoch has begun, at whose end alone the state is whole."""
+        """Note that an epoch has begun: the state is only consistent when it ends."""
         self._in_epoch = context.task_name == "epoch"
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
@@ -155,39 +157,39 @@ def load_checkpoint(
     """Load an estimator from a checkpoint; its next `fit`, on the same data, finishes the fit that was saved.
 
     The model is then the same, to the bit, as if that fit had never stopped: weights, moments, random stream, order of
-    the samples, learning rate, the samples held out, early stopping's counters and best weights. `max_iter` counts from
-    the beginning of that fit, and a finished one is returned as it is. Until then the estimator predicts with the
-    weights of the checkpoint, or, with early stopping, the best of them.
+    the samples, learning rate, held-out samples, and the counters and best weights of early stopping. `max_iter` counts
+    from the beginning of that fit; a fit that was finished is returned unchanged. Until then, the estimator predicts
+    with the weights of the checkpoint, or with the best weights so far with early stopping.
 
-    Loading runs no code of the file's, whoever has written it, unless `allow_pickle` is set.
+    Loading runs no code from the file, whoever has written it, unless `allow_pickle` is set.
 
     Parameters
     ----------
     path : str or path-like
-        The file that `Checkpoint` has written.
+        File written by `Checkpoint`.
     params : mapping of str to object, optional
-        Parameters of the estimator to set, as by `set_params`. Those that the file cannot hold must be among them:
-        functions, such as a callable `scoring` or `learning_rate`, and other objects of your own.
+        Parameters of the estimator to set, as by `set_params`. They must include those that the file cannot hold:
+        functions, such as a callable `scoring` or `learning_rate`, and other objects.
     cls : type, optional
-        The class of the estimator, if that is a subclass of `MLPRegressor` or `MLPClassifier`.
+        Class of the estimator, if it is a subclass of `MLPRegressor` or `MLPClassifier`.
     allow_pickle : bool, default=False
         Whether to read a checkpoint that was written before 0.1.0, which is a pickle. A pickle can run any code: allow
-        it only where you trust all who could have written the file.
+        it only if you trust everyone who could have written the file.
 
     Returns
     -------
     estimator : MLPRegressor or MLPClassifier
-        The estimator, without its callbacks: set them again.
+        The estimator, without its callbacks, which have to be set again.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     TypeError
         If `cls` is not a class of such estimators.
     ValueError
-        If the file is no checkpoint, is damaged, or is a pickle, and that is not allowed; if it needs `params` or `cls`
-        that were not given. From the next `fit`: if its data has another number of samples or features.
+        If the file is not a checkpoint, is damaged, or is a pickle while that is not allowed; if it needs `params` or
+        `cls` that were not given. From the next `fit`: if its data has another number of samples or features.
 
     Warns
     -----
@@ -243,7 +245,7 @@ def _write(file: IO[bytes], estimator: BaseMLP) -> None:
 
 
 def _read(file: IO[bytes], path: Any) -> dict[str, Any]:
-    """Return the content of a checkpoint, whose entries are of the types that they should be, as far as the fit."""
+    """Read the content of a checkpoint and check the types of its entries, other than those of the fit."""
     try:
         types: dict[str, Any] = {"subclass": str | None, "parameters": dict, "not_saved": dict, "fit": dict}
         content: dict[str, Any] = load(file)
@@ -251,13 +253,13 @@ def _read(file: IO[bytes], path: Any) -> dict[str, Any]:
             raise ValueError(f"its format is {content['format']!r}")
         if content["kind"] not in _KINDS or not all(isinstance(content[name], types[name]) for name in types):
             raise ValueError("an entry is of another type")
-    except Exception as error:  # whatever the bytes are taken for
+    except Exception as error:  # of any class, depending on the bytes
         raise _unreadable(path, error) from error
     return content
 
 
 def _from_content(content: dict[str, Any], path: Any, params: Mapping[str, Any], cls: type[BaseMLP] | None) -> Any:
-    """Make the estimator of a checkpoint; of `params`, only those that are not saved are set yet."""
+    """Make the estimator of a checkpoint; only those of `params` that were not saved are set here."""
     kind, subclass, not_saved = _KINDS[content["kind"]], content["subclass"], content["not_saved"]
     if cls is None and subclass is not None:
         raise ValueError(f"cls must be the class {subclass}, whose fit is in {str(path)!r}, got None")
@@ -272,13 +274,13 @@ def _from_content(content: dict[str, Any], path: Any, params: Mapping[str, Any],
     try:
         estimator = (cls or kind)(**content["parameters"], **{name: params[name] for name in not_saved})
         restore(estimator, content["fit"])
-    except Exception as error:  # whatever is wrong in it
+    except Exception as error:  # of any class, depending on the content
         raise _unreadable(path, error) from error
     return estimator
 
 
 def _from_pickle(file: IO[bytes], path: Any, allowed: bool) -> Any:
-    """Load a checkpoint as they were written before there was a format for them."""
+    """Load a checkpoint that was written before 0.1.0."""
     if not allowed:
         raise ValueError(
             f"path must be a checkpoint, got {str(path)!r}, which is a pickle, as checkpoints were before 0.1.0. A "
@@ -292,7 +294,7 @@ def _from_pickle(file: IO[bytes], path: Any, allowed: bool) -> Any:
     )
     try:
         estimator = pickle.load(file)
-    except Exception as error:  # whatever the bytes are taken for
+    except Exception as error:  # of any class, depending on the bytes
         raise _unreadable(path, error) from error
     if not (isinstance(estimator, BaseMLP) and hasattr(estimator, "_progress")):
         raise ValueError(f"path must be a checkpoint, got {str(path)!r}, which holds {estimator!r}")
@@ -310,7 +312,7 @@ def _checked_class(cls: Any) -> type[BaseMLP] | None:
 
 
 def _check_stream(stream: np.random.RandomState) -> None:
-    """Refuse a stream that a file cannot hold: given again, it would not be where the fit has left it."""
+    """Refuse a stream that a file cannot hold: given again, it would not continue where the fit left it."""
     try:
         encode(stream, "random_state", {})
     except TypeError as error:

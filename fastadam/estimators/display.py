@@ -1,4 +1,4 @@
-"""LossCurveDisplay: how the loss fell, drawn by matplotlib in the manner of scikit-learn's displays."""
+"""LossCurveDisplay: loss curves drawn with matplotlib, in the manner of scikit-learn's displays."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class LossCurveDisplay:
-    """The loss of each epoch, of training and, where there is one, of validation.
+    """Loss curve visualization: training loss and, if available, validation loss of each epoch.
 
-    Make one with `from_estimator`; `plot` draws it again, also into other axes.
+    It is recommended to create a display with `from_estimator`; `plot` draws it again, for example in other axes.
 
     Parameters
     ----------
     loss_curve : array-like of shape (n_epochs,)
-        The training loss of each epoch.
+        Training loss of each epoch.
     validation_loss_curve : array-like of shape (n_epochs,), optional
-        The validation loss of each epoch.
+        Validation loss of each epoch.
     estimator_name : str, optional
-        What the legend calls the estimator.
+        Name of the estimator in the legend.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class LossCurveDisplay:
     figure_ : matplotlib Figure
         Figure that contains them.
     line_, validation_line_ : matplotlib Line2D
-        The curves; the second is None without validation.
+        Curves; the second is None without validation data.
 
     See Also
     --------
@@ -80,36 +80,36 @@ class LossCurveDisplay:
         ax: "Axes | None" = None,
         curve_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the loss of a fitted estimator; for several in one figure, give each the `ax_` of the first.
+        """Plot the loss curve of a fitted estimator; to compare several, pass the `ax_` of the first as `ax`.
 
         Parameters
         ----------
         estimator : MLPRegressor or MLPClassifier
-            Fitted, by a solver that has epochs. scikit-learn's own will do.
+            Estimator fitted by a stochastic solver; scikit-learn's estimators are supported as well.
         name : str, optional
-            What the legend calls it; its class's name by default.
+            Name in the legend; that of the class by default.
         ax : matplotlib Axes, optional
-            Axes to draw into; new ones by default.
+            Axes to plot on; new axes by default.
         curve_kwargs : dict, optional
-            What `Axes.plot` is given for both curves, such as `{"color": "tab:red"}`.
+            Keyword arguments of `Axes.plot` for both curves, such as `{"color": "tab:red"}`.
 
         Returns
         -------
         LossCurveDisplay
-            What has drawn them.
+            The display.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted.
         TypeError
-            If it has no loss curve: no such estimator, or one fitted by "lbfgs".
+            If the estimator has no loss curve, as after a fit with solver="lbfgs".
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         check_is_fitted(estimator)
         if not hasattr(estimator, "loss_curve_"):
             raise TypeError(
-                f"estimator must have a loss_curve_, as MLPs have that a solver with epochs fitted, got {estimator}"
+                f"estimator must have a loss_curve_, as after a fit by a stochastic solver, got {estimator}"
             )
         display = cls(
             estimator.loss_curve_,
@@ -119,14 +119,14 @@ class LossCurveDisplay:
         return display.plot(ax=ax, curve_kwargs=curve_kwargs)
 
     def plot(self, ax: "Axes | None" = None, *, curve_kwargs: Mapping[str, Any] | None = None) -> Self:
-        """Draw the curves.
+        """Plot the curves.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Axes to draw into; new ones by default.
+            Axes to plot on; new axes by default.
         curve_kwargs : dict, optional
-            What `Axes.plot` is given for both curves.
+            Keyword arguments of `Axes.plot` for both curves.
 
         Returns
         -------
@@ -158,6 +158,6 @@ class LossCurveDisplay:
 
 
 def _all_positive(curves: Any) -> bool:
-    """Whether a logarithmic axis can show all of them."""
+    """Whether all values can be shown on a logarithmic axis."""
     arrays: Sequence[NDArray[np.float64]] = [np.asarray(curve, float) for curve in curves]
     return all(bool((array > 0).all()) for array in arrays)

@@ -1,4 +1,4 @@
-"""State of a fit as plain values and arrays, from which the fit goes on to the bit.
+"""State of a fit as plain values and arrays, from which the fit continues to the bit.
 
 All other attributes of a fitted estimator follow from these. Values from a file are checked before they are used, since
 kernels check neither sizes nor indices.
@@ -27,7 +27,7 @@ _LARGEST_SEED = 2**31 - 1
 
 
 def state_of(estimator: Any) -> dict[str, Any]:
-    """Collect the state from which further epochs go on; arrays are the fit's own, not copies."""
+    """Collect the state from which further epochs continue; arrays are those of the fit, not copies."""
     optimizer, fitted = estimator._optimizer, vars(estimator)
     params: FlatBuffer = optimizer.params
     return {
@@ -45,12 +45,12 @@ def state_of(estimator: Any) -> dict[str, Any]:
 
 
 def restore(estimator: Any, state: Mapping[str, Any]) -> None:
-    """Give a new estimator, with the parameters of the fit, the state that `state_of` has returned.
+    """Restore the state returned by `state_of` in a new estimator, which has the parameters of the fit.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        If an entry is missing, of another type or shape, out of its range, or does not go with the others.
+        If an entry is missing, has another type or shape, is out of range, or is inconsistent with others.
     """
     estimator._validate_params()
     n_features, *hidden, n_outputs = state["units"]
@@ -82,7 +82,7 @@ def restore(estimator: Any, state: Mapping[str, Any]) -> None:
 
 
 def _params_from(units: Any, weights: Any) -> FlatBuffer:
-    """Make the parameters of a network; nothing is allocated before the weights are known to have that size."""
+    """Make the parameters of a network; nothing is allocated before the size of the weights is checked."""
     if type(units) is not list or len(units) < 2:
         raise TypeError(f"units must be a list of the units in each layer, got {units!r}")
     shapes = shapes_of([count(f"units[{k}]", unit) for k, unit in enumerate(units)])
@@ -143,11 +143,11 @@ _PROGRESS: dict[str, Callable[[str, Any], Any]] = {
     "seed": lambda name, value: count(name, value, 0, _LARGEST_SEED),
     "finished": flag,
 }
-"""The fields of `Progress` but for `best`, each with the function that checks and restores it."""
+"""Fields of `Progress` other than `best`, each with the function that checks and restores it."""
 
 
 def _check_split(order: Array, held_out: Array | None) -> None:
-    """Refuse indices other than those of all samples, each of them once: kernels read the rows that they name."""
+    """Refuse indices other than those of all samples, each once: kernels read these rows without a check."""
     indices = order if held_out is None else np.concatenate([order, held_out])
     seen = np.zeros(indices.size, bool)
     if indices.size and indices.min() >= 0 and indices.max() < indices.size:
@@ -163,7 +163,7 @@ def _labels_to_dict(binarizer: LabelBinarizer) -> dict[str, Any]:
 
 
 def _restore_classes(estimator: Any, classes: Any, labels: Any, n_outputs: int) -> None:
-    """Set the classes of a classifier, of which there must be as many as the network has outputs for."""
+    """Set the classes of a classifier, whose number must match the outputs of the network."""
     kind = labels["target_type"]
     if kind not in _TARGET_TYPES:
         raise ValueError(f"target_type must be one of {_TARGET_TYPES}, got {kind!r}")
@@ -182,7 +182,7 @@ def _of_type(name: str, value: Any, kind: type) -> Any:
 
 
 def _flat(name: str, value: Any, dtypes: tuple[str, ...] = (), size: int | None = None) -> Array:
-    """Check an array of one dimension, by the names of the types that it may have and by its size."""
+    """Check a one-dimensional array: its size, and its type among the names of those allowed."""
     array: Array = _of_type(name, value, np.ndarray)
     if dtypes and array.dtype.name not in dtypes:
         raise TypeError(f"{name} must be of {' or '.join(dtypes)}, got {array.dtype}")

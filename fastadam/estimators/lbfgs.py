@@ -26,7 +26,7 @@ _STOPPED = 99
 def minimize(
     params: FlatBuffer, settings: FitSettings, data: Data, callback: Callable[[float], bool]
 ) -> tuple[float, int]:
-    """Minimise the loss over all samples, with scikit-learn's options and warnings; `params` are updated in place.
+    """Minimize the loss over all samples, with scikit-learn's options and warnings; `params` are updated in place.
 
     The computation is in float64 whatever the type of the parameters, since a line search compares values of the loss.
     If the handler of a signal raises, `params` are those of the last iteration.

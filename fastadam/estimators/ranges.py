@@ -174,7 +174,7 @@ def naming_what_is_large(settings: FitSettings, data: Data) -> Iterator[None]:
         cause = f" The cause may be {name}, with values of up to {sizes[name]:.1e}." if sizes[name] > _LARGE else ""
         if str(error) != NON_FINITE_PARAMETERS:
             raise ValueError(f"{error}{cause}") from None
-        refusal = ValueError(str(error))  # scikit-learn's message stays as it is, and the cause is a note below it
+        refusal = ValueError(str(error))  # scikit-learn's message is kept, and the cause is a note below it
         refusal.add_note(cause.strip())
         raise refusal from None
 

@@ -1,7 +1,7 @@
-"""Training: epochs, shuffling, early stopping and when to end. Knows no kernel and no scikit-learn class.
+"""Training loop: epochs, shuffling, early stopping and stopping criteria. It uses no kernel and no scikit-learn class.
 
-A `Model` can train for an epoch and be scored; `Progress` is all that training remembers from one epoch to the next,
-so that a later call can go on where this one stopped.
+A `Model` trains for an epoch and is scored. `Progress` has all that training remembers from one epoch to the next, so
+that a later call continues where this one stopped.
 """
 
 import enum
@@ -20,42 +20,42 @@ Indices = NDArray[np.intp]
 
 
 class Model(Protocol):
-    """What is trained. After a whole step it may raise KeyboardInterrupt, or OutOfTimeError as `end_at` says."""
+    """Model to train. After a completed step it may raise KeyboardInterrupt, or OutOfTimeError as set by `end_at`."""
 
     def prepare(self) -> None:
         """Compile, or load, all that an epoch and its validation need."""
 
     def end_at(self, end: float) -> None:
-        """Give up whatever takes longer, by `time.monotonic`."""
+        """Stop whatever runs beyond this value of `time.monotonic`."""
 
     def run_epoch(self, order: Indices) -> float:
         """Train on the samples in this order; return the mean loss."""
 
     def validation_loss(self) -> float | None:
-        """Return the loss of the model as it is now on validation data, if there are any."""
+        """Compute the loss of the current model on validation data, or None without any."""
 
     def validation_score(self) -> float:
-        """Score the model as it is now on held-out samples; higher is better."""
+        """Score the current model on validation data; higher is better."""
 
     def snapshot(self) -> Any:
-        """Copy the parameters as they are now."""
+        """Copy the current parameters."""
 
 
 class Outcome(enum.Enum):
-    """Why training ended."""
+    """Reason why training ended."""
 
     CONVERGED = "the loss or the validation score stopped improving"
     MAX_ITER = "the last epoch was reached"
-    STOPPED = "a callback asked for it"
-    MAX_TIME = "the time was up"
+    STOPPED = "a callback requested it"
+    MAX_TIME = "the maximum time was reached"
     INTERRUPTED = "the user pressed Ctrl-C"
 
 
 @dataclass
 class Progress:
-    """What training remembers between epochs, and between calls.
+    """State of training between epochs, and between calls.
 
-    `losses` and `scores` are cumulative; `scores` is None without early stopping, and then the loss is watched.
+    `losses` and `scores` are cumulative; `scores` is None without early stopping, which then monitors the loss.
     """
 
     scores: list[float] | None = None
@@ -65,19 +65,19 @@ class Progress:
     epochs_without_improvement: int = 0
     samples_seen: int = 0
     order: Indices | None = None
-    """The training samples in the order of the last epoch: each epoch shuffles it further."""
+    """Indices of the training samples in the order of the last epoch, which the next epoch shuffles further."""
     reductions: int = 0
-    """How often the learning rate was lowered because training had stalled."""
+    """Number of times that the learning rate was lowered because training had stalled."""
     plateau: Any = None
-    """The number of losses, or scores, that a rate lowered on plateaus has seen, and what it remembers of them."""
+    """Number of losses, or scores, that a rate lowered on plateaus has processed, and its state."""
     validation_losses: list[float] = field(default_factory=list)
-    """Losses on validation data, if there are any."""
+    """Losses on validation data, empty without any."""
     seed: int = 0
-    """Of dropout."""
+    """Seed of dropout."""
     best: Any = None
-    """The parameters of the best score, as `Model.snapshot` gave them."""
+    """Parameters with the best score, as returned by `Model.snapshot`."""
     finished: bool = False
-    """Whether training ended by itself, before the last epoch."""
+    """Whether training converged or was stopped by a callback."""
 
     def copy(self) -> "Progress":
         """Copy all that training changes in place."""
@@ -88,14 +88,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in which order to train."""
+    """Stopping criteria, and whether to shuffle."""
 
     max_iter: int
     shuffle: bool
     tol: float
     n_iter_no_change: float
     max_time: float = math.inf
-    """Seconds after which training ends, in the middle of an epoch if that takes longer than a moment."""
+    """Seconds after which training ends, also within an epoch that takes longer than a moment."""
 
 
 def train(
@@ -110,35 +110,35 @@ def train(
 ) -> Outcome:
     """Train until the plan, a callback or the user ends it; `progress` is updated epoch by epoch.
 
-    An epoch that was given up, by the user or as the time was up, is none of `progress`.
+    An epoch that was abandoned, by the user or because the time was up, does not enter `progress`.
 
     Parameters
     ----------
     model : Model
-        What is trained.
+        Model to train.
     progress : Progress
-        Where training stands, with the `order` of the training samples.
+        State of training, with the `order` of the training samples.
     plan : Plan
-        When to stop and whether to shuffle.
+        Stopping criteria, and whether to shuffle.
     random_state : RandomState
-        Draws one permutation an epoch.
+        Source of one permutation per epoch.
     begin_epoch : callable
         Called before each epoch.
     report : callable
-        Called after it.
+        Called after each epoch.
     stalled : callable
-        Called next where nothing has improved for too long; returns False to go on nonetheless, and count anew.
+        Called after `report` if nothing has improved for too long; returns False to continue with a new count.
     end_epoch : callable
-        Called last, when `progress` has all that a later call goes on from; returns True to stop.
+        Called last, when `progress` has all that a later call continues from; returns True to stop.
 
     Returns
     -------
     Outcome
-        Why training ended.
+        Reason why training ended.
     """
     progress.finished = False
     try:
-        if plan.max_time < math.inf:  # what compiles takes no time of the plan's
+        if plan.max_time < math.inf:  # compilation does not count
             model.prepare()
         end = time.monotonic() + plan.max_time
         model.end_at(end)
@@ -171,7 +171,7 @@ def _run_epoch(model: Model, progress: Progress, plan: Plan, random_state: np.ra
         progress.order = progress.order[random_state.permutation(progress.order.size)]
     loss, validation_loss = model.run_epoch(progress.order), model.validation_loss()
     score = math.nan if progress.scores is None else model.validation_score()
-    # Only now is the epoch whole: whatever ends training before is as if it had not begun.
+    # The epoch is complete from here on: if training ends before, the epoch has no effect on `progress`.
     progress.losses.append(loss)
     progress.samples_seen += progress.order.size
     if validation_loss is not None:
