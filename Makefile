@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint typecheck test-peers test-cuda gpu bench bench-record bench-html clean
+.PHONY: help demo test test-all lint typecheck test-peers test-cuda gpu bench bench-record bench-html clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,14 +13,15 @@ CUDA_VENV := .venv-cuda
 BIN := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV = $(VENV)/$(BIN)/python
 
-# Tests of compiled code that are quick uncompiled too, and the modules whose own lines then run: the threads of gang.py
-# and the products of gemm.py have stand-ins.
-KERNEL_TESTS := $(patsubst %,tests/test_%.py,rules buffers formats cpu kernels optimizers family rows network elementary activations losses)
-KERNEL_MODULES := $(patsubst %,fastadam/%.py,rules buffers formats cpu kernels optimizers rows network engine elementary activations losses)
+# Tests of compiled code that are quick uncompiled too. Threads and products of matrices have stand-ins there.
+KERNEL_TESTS := tests/formulas tests/optimizers tests/test_buffers.py tests/test_kernels.py tests/test_memory.py \
+	$(patsubst %,tests/cpu/test_%.py,arrays dropout element gradients layers losses matmul minifloat network pointers \
+	rows step stepper storage update vector_math views)
 
 help:
 	@echo "make demo          train on real data, and draw the figures"
-	@echo "make test          every test; then the kernels as plain Python, and with bounds checks"
+	@echo "make test          the tests in minutes: cases chosen of each kind; and the kernels as plain Python"
+	@echo "make test-all      every case of every test; the kernels as plain Python, with coverage, and with bounds checks"
 	@echo "make test-peers    the tests against PyTorch, JAX and Optax, in $(PEERS_VENV)"
 	@echo "make test-cuda     the CUDA kernels without a GPU: simulated, and compiled; in $(CUDA_VENV)"
 	@echo "make gpu NAME=name    on a GPU: its tests and its benchmark, recorded in bench/results for git"
@@ -50,31 +51,38 @@ $(CUDA_VENV)/.installed-%: pyproject.toml
 demo: $(VENV)/.installed-demo
 	$(IN_VENV) examples/demo.py
 
-# The second passage runs the kernels as plain Python and counts their lines, which compiled code hides. The third has a
-# cache of its own, since kernels compiled with bounds checks are other kernels.
+# Compiled first, then the kernels as plain Python, whose errors name a line.
 test: $(VENV)/.installed-test
 	$(IN_VENV) -m pytest
-	NUMBA_DISABLE_JIT=1 NUMBA_ENABLE_CUDASIM=1 $(IN_VENV) -m coverage run -m pytest $(KERNEL_TESTS) -m "not slow"
-	$(IN_VENV) -m coverage report --show-missing $(KERNEL_MODULES)
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/cache-boundscheck $(IN_VENV) -m pytest $(KERNEL_TESTS) -m "not slow"
+	NUMBA_DISABLE_JIT=1 $(IN_VENV) -m pytest $(KERNEL_TESTS)
+
+# The second passage counts the lines of the kernels, which compiled code hides; pyproject.toml says how many must run. The
+# third has a cache of its own, since kernels compiled with bounds checks are other kernels.
+test-all: $(VENV)/.installed-test
+	$(IN_VENV) -m pytest --full
+	NUMBA_DISABLE_JIT=1 NUMBA_ENABLE_CUDASIM=1 $(IN_VENV) -m coverage run -m pytest --full $(KERNEL_TESTS) -m "not slow"
+	$(IN_VENV) -m coverage report
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/cache-boundscheck \
+		$(IN_VENV) -m pytest --full $(KERNEL_TESTS) -m "not slow"
 
 # Without the imports, a peer that failed to install would only skip its tests.
 test-peers: $(PEERS_VENV)/.installed-test $(PEERS_VENV)/.installed-peers
 	$(PEERS_VENV)/$(BIN)/python -c "import jax, optax, torch"
-	$(PEERS_VENV)/$(BIN)/python -m pytest tests -m peers
+	$(PEERS_VENV)/$(BIN)/python -m pytest --full -m peers
 
 # The simulator replaces the compiler for a whole process, so each has one of its own.
 CUDA_IN_VENV := $(CUDA_VENV)/.installed-cuda $(CUDA_VENV)/.installed-cuda-test
 
 test-cuda: $(CUDA_IN_VENV)
-	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(CUDA_VENV)/$(BIN)/python -m pytest tests/test_cuda_sim.py tests/test_cuda_storage.py tests/test_cuda_network.py tests/test_cuda_data.py fastadam/cuda
-	$(CUDA_VENV)/$(BIN)/python -m pytest tests/test_cuda_code.py tests/test_cuda_missing.py --capture=no
+	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(CUDA_VENV)/$(BIN)/python -m pytest --full tests/cuda
+	NUMBA_ENABLE_CUDASIM=1 $(CUDA_VENV)/$(BIN)/python -m pytest --full tests/project/test_docstrings.py -k cuda
+	$(CUDA_VENV)/$(BIN)/python -m pytest --full tests/cuda --capture=no
 
 # The tests of a real GPU, and its benchmark of ten minutes, which runs whatever the tests find: make gpu NAME=h100
 gpu: $(CUDA_IN_VENV) $(CUDA_VENV)/.installed-gpu
 	@test -n "$(NAME)" || { echo "name the GPU: make gpu NAME=h100"; exit 1; }
 	$(CUDA_VENV)/$(BIN)/python -c "from fastadam.cuda.jit import require_device; require_device()"
-	$(CUDA_VENV)/$(BIN)/python -m pytest tests/test_cuda_device.py; tested=$$?; \
+	$(CUDA_VENV)/$(BIN)/python -m pytest --full tests/cuda/test_device.py; tested=$$?; \
 	$(CUDA_VENV)/$(BIN)/python -m bench.gpu $(NAME) && exit $$tested
 
 lint: $(VENV)/.installed-dev

@@ -1,7 +1,7 @@
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadam import kernels
@@ -14,6 +14,7 @@ from fastadam.optimizers.adaptive import Adadelta, Adagrad, RMSprop
 from fastadam.optimizers.lion import Lion
 from fastadam.optimizers.sgd import SGD
 from tests.helpers import naive
+from tests.helpers.effort import examples
 from tests.helpers.naive import assert_same_bits
 
 FLOATS = [np.float32, np.float64]
@@ -43,6 +44,7 @@ def arguments(n, dtype=np.float64):
     return [p, g, np.zeros_like(p), np.zeros_like(p)]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("large", [False, True], ids=["serial", "parallel"])
 @pytest.mark.skipif(JIT_DISABLED, reason="a thousand steps of every element")
@@ -60,6 +62,7 @@ def test_a_compiled_loop_of_a_thousand_steps_gives_the_bits_of_the_optimizer(dty
     assert_same_bits(v, optimizer.state_dict()["v"])
 
 
+@pytest.mark.thin(4)
 @each_kernel
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_from_python_each_kernel_gives_the_naive_bits(step, dtype, threads):
@@ -157,7 +160,7 @@ def test_a_read_only_parameter_is_refused_and_a_read_only_gradient_read():
         adam_step_serial(p, g, m, v, 2, *HYPER)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     shape=st.lists(st.integers(0, 5), max_size=3).map(tuple),
     order=st.sampled_from("CF"),
@@ -191,6 +194,7 @@ def in_compiled_code(p, g, m, v):
     adam_step_serial(p, g, m, v, 1, 0.01, 0.9, 0.999, 1e-8)
 
 
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("name", "gmv")
 @pytest.mark.parametrize(("bad", "error", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
 def test_a_bad_array_is_refused_in_one_line_that_names_it(name, bad, error, message):
@@ -203,6 +207,7 @@ def test_a_bad_array_is_refused_in_one_line_that_names_it(name, bad, error, mess
     assert all((array == 1).all() for array in args if isinstance(array, np.ndarray))
 
 
+@pytest.mark.thin(1)
 @pytest.mark.skipif(JIT_DISABLED, reason="compiles every kernel")
 @pytest.mark.parametrize("name", ["sgd_step", "momentum_step_parallel", "amsgrad_step", "lion_step_serial"])
 def test_other_kernels_take_matrices_and_refuse_in_one_line_too(name):
@@ -235,6 +240,7 @@ FAMILY = {
 }
 
 
+@pytest.mark.thin(14)
 @pytest.mark.parametrize("suffix", ["", "_serial", "_parallel"])
 @pytest.mark.parametrize("rule", FAMILY)
 def test_each_kernel_of_the_family_gives_the_bits_of_its_optimizer(rule, suffix):

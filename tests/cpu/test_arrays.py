@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadam.buffers import FlatBuffer
@@ -26,6 +26,7 @@ from tests.helpers.arrays import (
     snapshot,
     train,
 )
+from tests.helpers.effort import examples
 from tests.helpers.naive import assert_same_bits
 
 
@@ -195,7 +196,7 @@ def test_the_parameters_stay_the_objects_that_were_given():
     dtypes=st.tuples(*[st.sampled_from(["f4", "f8", ">f4", "i4", "f2"])] * 2),
     shapes=st.tuples(*[st.sampled_from([(2,), (3,), (3, 1), (1, 3), ()])] * 2),
 )
-@settings(max_examples=150)
+@examples(150)
 def test_a_step_is_taken_or_refused_as_a_whole(params, grads, dtypes, shapes):
     def build(kind, dtype, shape):
         array = np.ones(shape, dtype)

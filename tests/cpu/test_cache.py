@@ -300,6 +300,7 @@ def test_a_source_that_is_only_touched_is_no_edit(installation):
 # What may be read, and what may be written
 
 
+@pytest.mark.thin(1)
 @pytest.mark.skipif(os.name == "nt", reason="Windows finds the user's folder without HOME")
 @pytest.mark.parametrize("home", [os.devnull, ""])
 def test_where_no_folder_can_be_written_kernels_are_compiled_each_time_and_one_warning_names_the_variable(
@@ -386,6 +387,7 @@ def writable_by_others(request, tmp_path):
     return folder
 
 
+@pytest.mark.thin(1)
 @needs_users
 def test_a_folder_that_others_may_write_is_not_used_and_one_warning_says_why(installation, writable_by_others):
     code = watched(SGD + "sgd(1, 2, 3)")
@@ -691,6 +693,7 @@ def test_a_relative_folder_is_that_of_the_working_directory_at_first(tmp_path, m
     assert _cache.user_place() == before
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("order", [1, -1])
 def test_kernels_that_two_processes_compiled_are_told_apart_in_a_third(installation, order):
     both = [{"maximize": True}, {"weight_decay": 0.5}, {}][::order]

@@ -117,6 +117,7 @@ def a_moment_later(monkeypatch):
     monkeypatch.setattr(_threads, "_available", lambda tenth: _cores.available_threads())
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("limit", LIMITS)
 def test_fits_and_steps_keep_to_each_limit_unless_told_a_number(limit, monkeypatch, tmp_path, a_moment_later):
     assert fits_on() == CORES
@@ -225,6 +226,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.thin(1)
 @pytest.mark.parametrize("first", ["", "import sklearn.ensemble"])
 def test_a_main_thread_that_openmp_has_bound_trains_on_all_cores(first):
     """scikit-learn's OpenMP binds it as it is loaded: after fastadam, or before."""
@@ -247,6 +249,7 @@ print(len(bound), elsewhere, os.sched_getaffinity(0) == bound)
 """
 
 
+@pytest.mark.thin(1)
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no list of the threads here")
 @pytest.mark.parametrize("layer", ["omp", "default"])
 def test_numbas_threads_that_a_bound_thread_starts_have_other_cores(layer):

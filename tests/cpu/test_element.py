@@ -33,6 +33,7 @@ def test_host_scalars_are_computed_in_float64_and_rounded_once(dtype):
         np.testing.assert_array_equal(np.array(result, dtype), np.array(wide).astype(dtype), strict=True)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.skipif(JIT_DISABLED or config.BOUNDSCHECK, reason="checks of bounds keep loops from vectors")
 @pytest.mark.parametrize(
     "rule", [rules.ADAM, rules.AMSGRAD, rules.ADAMAX, rules.RADAM, rules.LION], ids=lambda rule: rule.name

@@ -22,6 +22,7 @@ def with_bits(array):
     return array.astype(np.float32) if array.dtype == np.float16 else bfloat16_values(array)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "ema_decay": 0.9, "maximize": True}], ids=str)
 def test_a_step_of_several_gradients_is_the_step_of_their_sum(dtype, options, threads):

@@ -107,6 +107,7 @@ def stopped_at(steps):
     return epoch
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize(
     "parameters", [{}, {"solver": "nadam"}, {"dropout": 0.3, "clip_norm": 0.1}], ids=["adam", "carry", "dropout"]
@@ -228,6 +229,7 @@ def fitted():
     }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("regressor", "predict"), ("regressor", "score"), ("classifier", "predict_proba"), ("classifier", "score")],

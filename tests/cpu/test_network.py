@@ -5,13 +5,14 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from fastadam import MLPRegressor
 from tests.helpers import naive_mlp
+from tests.helpers.effort import examples
 from tests.helpers.naive import assert_same_bits
 from tests.helpers.naive_mlp import ACTIVATIONS, NaiveMLP
 
@@ -71,6 +72,7 @@ def test_the_reference_has_the_gradient_of_its_own_loss(activation):
         np.testing.assert_allclose(g / 3, numeric, rtol=1e-6, atol=1e-9)  # of the mean over 3 outputs
 
 
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -90,6 +92,7 @@ SIZES = [(1, 1), (3, 2), (16, 16), (199, "auto"), (200, "auto"), (201, "auto"), 
 SIZES += [(399, 399), (400, 400), (513, 513), (700, 300), (799, 400), (999, 500), (1023, 1023), (2600, 1300)]
 
 
+@pytest.mark.thin(17)
 @pytest.mark.parametrize(("n", "batch_size"), SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_batches_of_any_size(n, batch_size, dtype):
@@ -97,6 +100,7 @@ def test_batches_of_any_size(n, batch_size, dtype):
     assert_like_naive(X, Y, hidden_layer_sizes=(8, 6), batch_size=batch_size, activation="tanh")
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_array, sparse.csr_array])
 @pytest.mark.parametrize("hidden", [(), (6, 4)], ids=str)
@@ -139,7 +143,7 @@ def test_hyper_parameters(parameters):
     assert_like_naive(*data(60, 5), epochs=3, hidden_layer_sizes=(7,), batch_size=8, **parameters)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     n=st.integers(1, 60),
     features=st.integers(1, 20),

@@ -2,7 +2,7 @@ from itertools import accumulate, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadam.cpu.jit import JIT_DISABLED
@@ -12,6 +12,7 @@ from fastadam.formulas import rules
 from fastadam.formulas.step import StepSpec
 from fastadam.optimizers.adam import Adam
 from tests.helpers import naive
+from tests.helpers.effort import examples
 from tests.helpers.naive import assert_same_bits
 from tests.helpers.segments import segments_of
 
@@ -57,6 +58,7 @@ def assert_kernel_is_exact(spec, parallel, parts, dtype):
         assert_same_bits(actual, wanted)
 
 
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("spec", VARIANTS, ids=str)
 def test_every_variant_of_the_serial_kernel_equals_the_naive_bits(spec):
     assert_kernel_is_exact(spec, False, [naive.start(67, np.float64)], np.float64)
@@ -70,7 +72,7 @@ def test_the_parallel_kernel_equals_the_naive_bits_at_the_borders_of_blocks(spec
 
 @pytest.mark.parametrize("parallel", [False, True])
 @given(sizes=st.lists(st.sampled_from([0, 1, 2, 15, 1000, BLOCK - 1, BLOCK, 2 * BLOCK + 1]), max_size=8))
-@settings(max_examples=25)
+@examples(25)
 def test_any_split_into_arrays_gives_the_same_bits(parallel, sizes):
     start = naive.start(sum(sizes), np.float32)
     parts = np.split(start, list(accumulate(sizes))[:-1]) if sizes else []

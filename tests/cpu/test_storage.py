@@ -42,6 +42,7 @@ def steps(optimizer, count, seed=0, scale=1.0):
         optimizer.step((scale * rng.standard_normal(optimizer.params.shape)).astype(optimizer.params.dtype))
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("rule", [Adam, AdamW, SGD, RMSprop, Adagrad, Lion])
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "uint8"])
 def test_a_packed_state_stays_close_to_the_whole_one(rule, state_dtype):
@@ -69,6 +70,7 @@ def moved(rule, state_dtype, size):
     return p.astype(float)
 
 
+@pytest.mark.thin(6)
 @pytest.mark.skipif(JIT_DISABLED, reason="NumPy warns of the denormal numbers that this is about")
 @pytest.mark.parametrize("rule", [Adam, SGD, RMSprop, Adagrad, Adadelta, Adamax, NAdam, RAdam, Lion])
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "uint8"])
@@ -121,6 +123,7 @@ def test_the_split_into_arrays_does_not_change_a_bit_of_a_state_in_bfloat16():
     assert_same_bits(np.concatenate(parts), whole)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("options", [
     {"state_dtype": "bfloat16"}, {"state_dtype": "uint8"}, {"state_dtype": "uint8", "ema_decay": 0.9},
     {"copy_dtype": "bfloat16", "state_dtype": "bfloat16", "ema_decay": 0.5},

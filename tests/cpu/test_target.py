@@ -101,6 +101,7 @@ print(matmul.VECTOR_BYTES, matmul.TILE_ROWS, matmul.PANEL_BYTES)
 """
 
 
+@pytest.mark.thin(2)
 @x86
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize(
@@ -150,6 +151,7 @@ def expected_products():
             yield C, A.reshape(A.size)[1:] @ A.reshape(A.size)[1:]
 
 
+@pytest.mark.thin(1)
 @x86
 @compiled
 @pytest.mark.parametrize(

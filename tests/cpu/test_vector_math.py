@@ -171,6 +171,7 @@ compiled = pytest.mark.skipif(JIT_DISABLED or config.BOUNDSCHECK, reason="checks
 has_avx = platform.machine() in {"x86_64", "AMD64"} and get_host_cpu_features().get("avx2", False)
 
 
+@pytest.mark.thin(5)
 @compiled
 @pytest.mark.skipif(not has_avx, reason="knows the instructions of AVX")
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -192,6 +193,7 @@ def llvm_of(made, *arguments):
     return code
 
 
+@pytest.mark.thin(5)
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["tanh", "logistic", "softplus", "mish", "gelu"])

@@ -14,7 +14,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scipy import sparse
@@ -28,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fastadam import MLPRegressor
 from tests.helpers import naive_mlp
+from tests.helpers.effort import examples
 from tests.helpers.naive import assert_same_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -87,6 +87,7 @@ def copied(request, tmp_path):
 # --- going on: warm start and partial_fit -----------------------------------------------------------------------------
 
 
+@pytest.mark.thin(18)
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("seed", [3, np.int64(3), np.random.RandomState(3)], ids=["int", "int64", "RandomState"])
 @pytest.mark.parametrize("sample_weight", [None, weights], ids=["", "weighted"])
@@ -833,4 +834,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")(AnyOrder.TestCase)
-TestAnyOrder.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestAnyOrder.settings = examples(25, stateful_step_count=12, deadline=None)

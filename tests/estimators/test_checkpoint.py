@@ -69,6 +69,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.thin(24)
 @pytest.mark.parametrize("epoch", [4, EPOCHS])
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_a_fit_is_finished_in_the_same_bits(kind, configuration, epoch, path):
@@ -80,6 +81,7 @@ def test_a_fit_is_finished_in_the_same_bits(kind, configuration, epoch, path):
     assert_same_fit(whole, load_checkpoint(path).fit(X, target))
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("data", ["float32", "sparse", "validation data", "weights"])
 def test_with_any_data(kind, data, path):
     features = {"float32": X.astype(np.float32), "sparse": sparse.csr_array(X)}.get(data, X)

@@ -27,7 +27,7 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, Undefi
 import fastadam
 from fastadam.schedules import Cosine, Plateau
 
-CASES, CHUNK = 2000, 100  # pytest's limit of time is for a chunk
+CASES, CHUNK = 2000, 25  # pytest's limit of time is for a chunk
 EXTREMES = int(os.environ.get("FASTADAM_FUZZ_EXTREMES", "300"))
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
@@ -606,6 +606,7 @@ def faults(case):
             yield from faults_beside_scikit_learn(case, copy.deepcopy(model), error)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("first", range(0, CASES, CHUNK))
 def test_whatever_is_asked_for_ends_in_a_right_model_or_a_clear_error(first, capsys):
     cases = map(Case, range(first, first + CHUNK))
@@ -818,6 +819,7 @@ def faults_of_extreme(case):
             yield from faults_beside_float64(case, model)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("first", range(0, EXTREMES, CHUNK))
 def test_extreme_numbers_end_in_a_trained_model_a_warning_or_an_error_that_names_the_argument(first, capsys):
     cases = map(Extreme, range(first, min(first + CHUNK, EXTREMES)))

@@ -48,6 +48,7 @@ def test_the_loss_that_is_reported_is_the_metric(loss, parameters, metric, solve
 # --- activations, dropout ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_train_and_predict(activation, solver):

@@ -3,13 +3,13 @@
 import warnings
 
 import numpy as np
-import pytest
 import sklearn.neural_network
-from hypothesis import given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 from scipy import sparse
 
 import fastadam
+from tests.helpers.effort import examples
 
 KINDS = ["regression", "poisson", "two classes", "three classes", "labels"]
 
@@ -70,8 +70,7 @@ def outcome(package, kind, parameters, arguments):
     return result, [(w.category, str(w.message)) for w in caught]
 
 
-@pytest.mark.slow
-@settings(max_examples=200, print_blob=True)
+@examples(200, print_blob=True)
 @given(
     kind=st.sampled_from(KINDS),
     parameters=configurations,

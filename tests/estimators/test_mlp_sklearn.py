@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.neural_network
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastadam import MLPClassifier, MLPRegressor
+from tests.helpers.effort import examples
 
 SMALL = {"random_state": 3, "max_iter": 20, "hidden_layer_sizes": (12, 7)}
 ACTIVATIONS = ["identity", "logistic", "tanh", "relu"]
@@ -395,7 +396,7 @@ def test_the_same_complaint_about_other_classes_in_a_warm_start():
         assert_same_complaint({"warm_start": True}, ("fit", X, three), ("fit", X, other), Estimator=MLPClassifier)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     rows=st.integers(20, 60),
     features=st.integers(1, 8),

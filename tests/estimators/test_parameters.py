@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.externals._numpydoc.docscrape import NumpyDocString
 
@@ -26,6 +26,7 @@ from fastadam.estimators.parameters import (
 )
 from fastadam.estimators.settings import settings_of
 from fastadam.estimators.solvers import SOLVERS
+from tests.helpers.effort import examples
 from tests.helpers.fits import SMALL, X, X_val, Y, arrays, regressor, two, weights_val, y, y_val
 from tests.helpers.naive import assert_same_bits
 
@@ -201,7 +202,7 @@ def test_what_makes_no_sense_is_refused_by_name_and_changes_nothing(case):
         assert_same_bits(p, q)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     parameters=st.fixed_dictionaries(
         {},

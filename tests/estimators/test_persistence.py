@@ -93,6 +93,7 @@ def assert_same_training(a, b):
         assert getattr(a, name, None) == getattr(b, name, None)
 
 
+@pytest.mark.thin(36)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("solver", ["lbfgs", *SOLVERS])
 def test_predictions_and_further_epochs_are_the_same_bits(kind, solver, dtype, saved_and_loaded):

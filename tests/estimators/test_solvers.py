@@ -52,6 +52,7 @@ def trained_naively(make, clip_norm=None, epochs=5, alpha=0.3):
     return [np.average(e[:, 0], weights=e[:, 1]) for e in per_epoch], [o.p for o in optimizers]
 
 
+@pytest.mark.thin(9)
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("solver", ADDED)
 def test_solvers_are_those_of_the_naive_family(solver, clip_norm):
@@ -65,6 +66,7 @@ def test_solvers_are_those_of_the_naive_family(solver, clip_norm):
         np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.thin(11)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_solvers_go_on_where_they_stopped_and_are_the_same_on_any_threads(solver, dtype):

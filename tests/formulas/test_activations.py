@@ -26,6 +26,7 @@ def test_values_and_derivatives(name, dtype):
     np.testing.assert_allclose(derivative(name, z), slope, rtol=8 * eps, atol=16 * eps)
 
 
+@pytest.mark.thin(10)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @given(z=st.floats(-1e300, 1e300))
 @np.errstate(over="ignore")  # which NumPy reports of interpreted code

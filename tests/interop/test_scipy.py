@@ -677,6 +677,7 @@ RATES = {"sgd": 1e-3, "rmsprop": 1e-3, "lion": 1e-3}
 FAMILY = sorted(set(interop.__all__) - {"minimizer"})
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_method_steps_with_its_own_optimizer(name):
     rule, lr = optimizer_of(name), RATES.get(name, 0.1)

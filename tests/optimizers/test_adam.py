@@ -25,6 +25,7 @@ def assert_equals_reference(optimizer, reference):
         assert_same_bits(state["v_max"], reference.v_max)
 
 
+@pytest.mark.thin(8)
 @pytest.mark.parametrize(
     "flags", list(product([False, True], repeat=4)), ids=lambda flags: "".join("01"[f] for f in flags)
 )

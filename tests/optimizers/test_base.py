@@ -45,6 +45,7 @@ def assert_equals_reference(optimizer, reference):
 # The same bits as the naive reference
 
 
+@pytest.mark.thin(14)
 @each_holder
 @pytest.mark.parametrize("n", SIZES)
 def test_fifty_steps_in_float32_give_the_bits_of_the_reference(n, hold, threads):

@@ -101,6 +101,7 @@ def assert_same_training(own, built_in):
 # The same as the package's own
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("twin", "dtype"),
     [("momentum", "f4"), ("adam", "f4"), ("adam", "f8"), ("lion", "f8"), ("lambda", "f4")],
@@ -128,6 +129,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_works_as_in_the_built_in_ones(options):
     assert_same_training(train(MyAdam(two_layers(), **options)), train(Adam(two_layers(), **options)))

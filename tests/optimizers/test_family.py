@@ -7,7 +7,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadam.cpu.jit import JIT_DISABLED
@@ -30,6 +30,7 @@ from tests.helpers.arrays import (
     split_into_37,
     train,
 )
+from tests.helpers.effort import examples
 from tests.helpers.family import (
     CHOICES,
     DOMAINS,
@@ -63,6 +64,7 @@ SMALL = [0, 1, 7, 16] + [4099] * (not JIT_DISABLED)
 # The same bits as the naive reference
 
 
+@pytest.mark.thin(20)
 @pytest.mark.parametrize(
     ("rule", "options", "dtype"),
     [(*row, np.float32) for row in GRID] + [(*row, np.float64) for row in EXTREMES],
@@ -75,6 +77,7 @@ def test_thirty_steps_give_the_bits_of_the_reference(rule, options, dtype):
         assert_equals(optimizer, trained(rule, n, dtype, **options))
 
 
+@pytest.mark.thin(12)
 @each_rule
 @pytest.mark.parametrize("hold", [one_array, split_into_37, an_element_off], ids=lambda hold: hold.__name__)
 def test_neither_threads_nor_the_split_nor_the_alignment_change_a_bit(rule, hold, threads):
@@ -84,9 +87,10 @@ def test_neither_threads_nor_the_split_nor_the_alignment_change_a_bit(rule, hold
         assert_equals(optimizer, trained(rule, n, np.float32, **EVERYTHING[rule]))
 
 
+@pytest.mark.thin(9)
 @each_extreme
 @given(data=st.data())
-@settings(max_examples=20)
+@examples(20)
 def test_any_numbers_give_the_bits_of_the_reference(rule, options, data):
     names = [name for of, name in NUMBERS if of is rule]
     options = options | data.draw(st.fixed_dictionaries({name: numbers_for(name) for name in names}))
@@ -104,9 +108,10 @@ def test_any_numbers_give_the_bits_of_the_reference(rule, options, data):
     assert_equals(optimizer, reference)
 
 
+@pytest.mark.thin(12)
 @each_of_grid
 @given(seed=st.integers(0, 99), special=st.sampled_from([0.0, -0.0, 1e-20, 1e18, np.inf, -np.inf, np.nan]))
-@settings(max_examples=20)
+@examples(20)
 def test_special_values_give_the_bits_of_the_reference(rule, options, seed, special):
     rng = np.random.default_rng(seed)
 
@@ -308,6 +313,7 @@ def as_float(number):
         return math.copysign(math.inf, number)
 
 
+@pytest.mark.thin(12)
 @each_number
 @given(value=st.one_of(st.floats(), st.integers(), st.fractions(), st.booleans(), st.none(), st.text(max_size=3)))
 def test_a_number_is_taken_as_it_is_or_refused_by_name(rule, name, value):
@@ -342,6 +348,7 @@ def test_a_flag_is_given_by_name_where_pytorch_wants_it_so(rule):
         rule(np.ones(3), *arguments_of(rule).values())
 
 
+@pytest.mark.thin(30)
 @each_rule
 @pytest.mark.parametrize(("params", "error"), BAD_PARAMS.values(), ids=BAD_PARAMS)
 def test_bad_parameters_are_refused_by_name(rule, params, error):
@@ -441,6 +448,7 @@ def test_a_bad_state_is_refused_by_name_and_changes_nothing(rule, options):
     assert_equals(optimizer, trained(rule, 50, np.float64, 5, **options))
 
 
+@pytest.mark.thin(12)
 @pytest.mark.parametrize(("rule", "other"), list(permutations(CHOICES, 2)), ids=text_of)
 def test_the_state_of_another_optimizer_is_refused(rule, other):
     optimizer = start_of(rule)
@@ -462,6 +470,7 @@ def test_a_state_with_other_arrays_is_refused(rule, options):
         assert snapshot(optimizer) == before
 
 
+@pytest.mark.thin(18)
 @each_extreme
 @pytest.mark.parametrize("duplicate", [pickled, copy.deepcopy], ids=lambda duplicate: duplicate.__name__)
 @pytest.mark.parametrize("hold", [one_array, split_into_37], ids=lambda hold: hold.__name__)
@@ -490,6 +499,7 @@ def test_repr_tells_what_it_optimizes_and_how(rule):
 # Failed steps
 
 
+@pytest.mark.thin(27)
 @each_rule
 @pytest.mark.parametrize(("params", "grads", "error"), BAD_GRADS.values(), ids=BAD_GRADS)
 def test_bad_gradients_are_refused_by_name_and_change_nothing(rule, params, grads, error):

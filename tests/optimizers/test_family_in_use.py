@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings, stateful
+from hypothesis import HealthCheck, stateful
 from hypothesis import strategies as st
 
 from fastadam.buffers import FlatBuffer
 from fastadam.optimizers.adam import Adam
 from tests.helpers.arrays import FLOATS, arrays_of, flattened, pickled, snapshot
+from tests.helpers.effort import examples
 from tests.helpers.family import DOMAINS, EXTREMES, arguments_of, assert_equals, broken, naive_of, numbers_for
 
 CASES = [
@@ -207,7 +208,5 @@ class InUse(stateful.RuleBasedStateMachine):
                     self.rule(params, **self.options)
 
 
-InUse.TestCase.settings = settings(
-    max_examples=1000, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestInUse = pytest.mark.slow(InUse.TestCase)
+InUse.TestCase.settings = examples(1000, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck))
+TestInUse = InUse.TestCase

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadam.cpu.jit import JIT_DISABLED
@@ -16,6 +16,7 @@ from fastadam.optimizers.adam import Adam
 from fastadam.optimizers.row_adam import RowAdam
 from fastadam.schedules import Exponential, Scheduler
 from tests.helpers import naive
+from tests.helpers.effort import examples
 from tests.helpers.naive import assert_same_bits
 
 FLOATS = [np.float32, np.float64]
@@ -59,6 +60,7 @@ def snapshot(optimizer):
 # The same bits as the naive reference
 
 
+@pytest.mark.thin(12)
 @each_flag
 @each_dtype
 @pytest.mark.parametrize("dim", [1, 3, 16, 67])
@@ -69,6 +71,7 @@ def test_steps_give_the_bits_of_the_reference(dim, dtype, flags):
     assert_equals(train(RowAdam(table.copy(), **hyper), steps), train(naive.RowAdam(table, **hyper), steps))
 
 
+@pytest.mark.thin(5)
 @pytest.mark.skipif(JIT_DISABLED, reason="slow where nothing is compiled")
 @each_flag
 @each_dtype
@@ -534,7 +537,7 @@ def test_gradients_may_lie_as_they_like_and_are_only_read(form):
     flags=st.sampled_from(FLAGS),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=300)
+@examples(300)
 def test_a_step_is_taken_to_the_bit_or_refused_as_a_whole(shape, rows, dtypes, index_dtype, flags, seed):
     rng = np.random.default_rng(seed)
     special = [0.0, -0.0, 1e-30, 1e18, np.inf, -np.inf, np.nan]
