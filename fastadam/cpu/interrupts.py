@@ -67,7 +67,7 @@ class Watch:
 
     @property
     def halted(self) -> bool:
-        """Whether the call was given up."""
+        """True if the call was given up."""
         return bool(self.words[_HALTED])
 
     def check(self) -> None:
