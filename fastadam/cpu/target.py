@@ -45,15 +45,15 @@ class Target:
 
     name: str
     fused: bool
-    """Whether a fused multiply-add is an instruction, instead of a call of the C library for each number."""
+    """True if a fused multiply-add is an instruction, instead of a call of the C library for each number."""
     masked: bool
-    """Whether one instruction loads or stores some lanes of a vector, instead of a branch for each lane."""
+    """True if one instruction loads or stores some lanes of a vector, instead of a branch for each lane."""
     halves: bool
-    """Whether an instruction converts float16, instead of a function of the compiler's library."""
+    """True if an instruction converts float16, instead of a function of the compiler's library."""
     vector_bytes: int
     """Width of the vectors to compute with."""
     many_registers: bool
-    """Whether there are 32 registers of that width instead of 16."""
+    """True if there are 32 registers of that width instead of 16."""
 
 
 def target_of(triple: str, name: str, features: str) -> Target:

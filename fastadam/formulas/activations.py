@@ -17,9 +17,9 @@ class Activation(NamedTuple):
     backward: Callable[..., Any]
     """`backward(d, x, t)` returns d times the derivative at x: the output, or the input if `by_input`."""
     by_input: bool = False
-    """Whether the derivative is computed from the input."""
+    """True if the derivative is computed from the input instead of the output."""
     piecewise_linear: bool = False
-    """Whether it is cheaper than another pass over memory."""
+    """True for a function that is cheaper than another pass over memory."""
 
 
 def identity(z, t):

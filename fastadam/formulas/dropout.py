@@ -24,7 +24,7 @@ def mixed(x):
 
 
 class Mask(NamedTuple):
-    """Which units are dropped, in three functions: the outer ones depend on what changes less often."""
+    """Choice of the units to drop, in three functions: the first ones depend on what changes less often."""
 
     of_step: Callable[..., Any]
     """`of_step(seed, step)` returns 64 bits."""

@@ -23,7 +23,7 @@ class Loss(NamedTuple):
     """`term(z, y, s, t)` returns the loss of an output and its derivative; `s` is the parameter of the loss, `t` the
     type. None for the loss of a whole row, see `class_log_loss`."""
     averaged: bool = True
-    """Whether the loss of a sample is the mean over its outputs, instead of their sum."""
+    """True if the loss of a sample is the mean over its outputs, False if it is their sum."""
 
 
 def squared_error(z, y, s, t):

@@ -31,7 +31,7 @@ class Rule(NamedTuple):
     carry: Callable[..., float] | None = None
     """`carry(t, *hyper)` returns the last hyper-parameter after step `t`, if a step changes it; it begins at 1."""
     cached: bool = True
-    """Whether the compiled rule may be cached on disk; not that of a user, whose source the cache does not know."""
+    """False for the rule of a user, which is not cached on disk since the cache does not know its source."""
 
 
 # --- gradient descent -------------------------------------------------------------------------------------------------

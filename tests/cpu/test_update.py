@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastadam.cpu.update import CHUNK, carry_kernel, sum_kernel, update_addresses, update_kernel
+from fastadam.cpu.update import CHUNK, Buffer, carry_kernel, sum_kernel, update_addresses, update_kernel
 from fastadam.formulas import rules
 from fastadam.formulas.step import DECAY, HYPER, StepSpec
 from tests.helpers.naive import assert_same_bits
@@ -37,9 +37,8 @@ def test_a_step_of_gradient_descent_decays_weights_and_leaves_biases(decay, dtyp
     group = np.zeros(HYPER + 2)
     group[DECAY], group[HYPER], group[-1] = 0.75, 0.5, 1.0
     norms, penalty, half = np.zeros(CHUNKS), 0.25, dtype(0.5)
-    update_kernel(StepSpec(rules.SGD, decay), np.dtype(dtype).name)(
-        WEIGHTS_AT, BIASES_AT, p, np.zeros(4, np.int64), g.copy(), control_of(1), 1, norms, 0, CHUNKS, 1, penalty, group
-    )
+    buffer = Buffer(WEIGHTS_AT, BIASES_AT, p, g.copy(), np.zeros(4, np.int64), group, norms)
+    update_kernel(StepSpec(rules.SGD, decay), np.dtype(dtype).name)(buffer, control_of(1), 1, 0, CHUNKS, 1, penalty)
     start, summed = np.full(SIZE, 2.0, dtype), g[0, 0]
     if decay == "coupled":
         expected = start - half * np.where(is_weight(), summed + dtype(penalty) * start, summed)
@@ -54,9 +53,8 @@ def test_the_whole_gradient_is_the_sum_of_the_slices_and_of_the_penalty(coupled)
     p, g = np.full(SIZE, 2.0), slices_of(3, float)
     expected = (g[0, 0] + g[0, 1]) + g[0, 2] + (0.25 * 2.0 * is_weight() if coupled else 0.0)
     norms = np.zeros(CHUNKS)
-    sum_kernel(coupled)(
-        WEIGHTS_AT, BIASES_AT, p, np.zeros(4, np.int64), g, control_of(3), 3, norms, 0, CHUNKS, 1, 0.25, np.zeros(4)
-    )
+    buffer = Buffer(WEIGHTS_AT, BIASES_AT, p, g, np.zeros(4, np.int64), np.zeros(4), norms)
+    sum_kernel(coupled)(buffer, control_of(3), 3, 0, CHUNKS, 1, 0.25)
     assert_same_bits(g[0, 0], expected)
     assert norms.sum() == pytest.approx((expected**2).sum(), rel=1e-12)
     assert (p == 2.0).all()
