@@ -18,6 +18,7 @@ if part == "hangs":
 """
 
 
+@pytest.mark.slow
 def test_a_part_that_dies_or_hangs_costs_only_what_it_has_not_written(tmp_path):
     path = tmp_path / "gpu.json"
     run_parts(path, [sys.executable, "-c", PART, str(path)], ["dies", "works"], seconds=60.0)
