@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 from bench.gpu import FITS, PARTS, Clock, Record, run_parts, summary
 
 PART = """
