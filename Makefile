@@ -14,7 +14,8 @@ BIN := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV = $(VENV)/$(BIN)/python
 
 # Tests of compiled code that are quick uncompiled too. Threads and products of matrices have stand-ins there.
-KERNEL_TESTS := tests/formulas tests/optimizers tests/test_buffers.py tests/test_kernels.py tests/test_memory.py \
+KERNEL_TESTS := tests/formulas tests/test_buffers.py tests/test_kernels.py tests/test_memory.py \
+	$(patsubst %,tests/optimizers/test_%.py,adam adaptive base family lion row_adam settings sgd) \
 	$(patsubst %,tests/cpu/test_%.py,arrays dropout element gradients layers losses matmul minifloat network pointers \
 	rows step stepper storage update vector_math views)
 

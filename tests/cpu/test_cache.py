@@ -141,6 +141,7 @@ def test_every_edit_of_a_rule_is_seen_and_without_one_the_next_process_compiles_
     assert entries(installation / "cache") == both
 
 
+@pytest.mark.slow
 def test_two_processes_may_fill_an_empty_cache_at_once(installation):
     processes = [run(installation, SGD, wait=False) for _ in range(2)]
     assert [output_of(process).split()[0] for process in processes] == ["-1.0", "-1.0"]
@@ -173,6 +174,7 @@ def without_sources(installation, target):
     return str(target)
 
 
+@pytest.mark.slow
 def test_an_upgrade_of_a_package_without_sources_is_seen(installation):
     first = without_sources(installation, installation / "v1")
     same = without_sources(installation, installation / "elsewhere")
@@ -228,6 +230,7 @@ def frozen(installation):
     return FROZEN.format(folder=str(installation / "hidden"), locations=LISTED) + SGD
 
 
+@pytest.mark.slow
 def test_an_upgrade_of_a_frozen_program_is_seen(installation, frozen):
     assert run(installation, frozen) == "-1.0 compiled"
     edit_rule(installation / "hidden", SGD_RULE, TWICE_AS_FAR)
@@ -283,6 +286,7 @@ print(len(set(digests)))
     assert run(installation, code) == str(len(edits) + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
 def test_a_module_that_is_listed_and_not_there_does_not_stop_the_digest(installation):
     before = run(installation, DIGEST)
@@ -291,6 +295,7 @@ def test_a_module_that_is_listed_and_not_there_does_not_stop_the_digest(installa
     assert run(installation, DIGEST) == before != "None"
 
 
+@pytest.mark.slow
 def test_a_source_that_is_only_touched_is_no_edit(installation):
     touch = "import os, fastadam.cpu.cache; os.utime('fastadam/formulas/rules.py', (1, 1))\n"
     assert run(installation, touch + SGD) == "-1.0 compiled"
@@ -363,6 +368,7 @@ def test_a_warm_cache_that_another_user_may_only_read_is_read(shared_installatio
     assert entries(cache) == before
 
 
+@pytest.mark.slow
 @needs_users
 def test_the_kernels_in_the_package_are_read_by_every_user_and_written_on_demand_only(shared_installation):
     fill = f"from fastadam.cpu import cache\nwith cache.kept_in_package():\n{textwrap.indent(SGD, '    ')}"
@@ -398,6 +404,7 @@ def test_a_folder_that_others_may_write_is_not_used_and_one_warning_says_why(ins
     assert entries(writable_by_others) == []
 
 
+@pytest.mark.slow
 @needs_users
 def test_an_entry_that_others_may_write_is_not_loaded_but_replaced(directory):
     kernel(double)(1.0)
@@ -419,6 +426,7 @@ def given_away(path, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
 
+@pytest.mark.slow
 @needs_users
 def test_an_entry_of_another_user_is_not_loaded(directory, monkeypatch):
     kernel(double)(1.0)
@@ -428,6 +436,7 @@ def test_an_entry_of_another_user_is_not_loaded(directory, monkeypatch):
     assert _cache.Place((directory,)).read(entry.name) is None
 
 
+@pytest.mark.slow
 @needs_users
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_folder_of_another_user_is_neither_read_nor_written(tmp_path, monkeypatch, which):
@@ -534,6 +543,7 @@ def test_warmup_fills_the_package_on_demand_and_says_where_kernels_are(small_ins
     )
 
 
+@pytest.mark.slow
 def test_warmup_says_when_kernels_are_not_cached(small_installation):
     kept = small_installation / "fastadam" / "_kernels"
     kept.touch()
@@ -676,6 +686,7 @@ def test_a_folder_that_cannot_be_marked_as_used_is_read(tmp_path, monkeypatch):
     assert place.read("entry.bin") == b"content"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("home", ["", "cache", "~/.cache"])
 def test_without_a_home_nothing_is_written_to_the_working_directory(tmp_path, monkeypatch, home):
     monkeypatch.chdir(tmp_path)
@@ -684,6 +695,7 @@ def test_without_a_home_nothing_is_written_to_the_working_directory(tmp_path, mo
     assert root is None or not root.is_relative_to(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_relative_folder_is_that_of_the_working_directory_at_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_cache.config, "CACHE_DIR", tmp_path.name)
@@ -693,7 +705,7 @@ def test_a_relative_folder_is_that_of_the_working_directory_at_first(tmp_path, m
     assert _cache.user_place() == before
 
 
-@pytest.mark.thin(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, -1])
 def test_kernels_that_two_processes_compiled_are_told_apart_in_a_third(installation, order):
     both = [{"maximize": True}, {"weight_decay": 0.5}, {}][::order]
@@ -702,6 +714,7 @@ def test_kernels_that_two_processes_compiled_are_told_apart_in_a_third(installat
     assert run(installation, ADAGRAD.format(both)).split() == alone
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_process_numbers_its_functions_apart(installation):
     code = """

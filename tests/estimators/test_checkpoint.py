@@ -282,6 +282,22 @@ def test_a_disk_that_is_full_is_warned_of_and_costs_no_model(monkeypatch, path):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_a_checkpoint_that_is_written_in_part_leaves_the_one_before(monkeypatch, path):
+    crash(make(MLPRegressor), path, 2, X, y)
+    before = path.read_bytes()
+
+    def write_in_part(file, estimator):
+        file.write(b"PK")
+        file.flush()
+        assert path.read_bytes() == before
+        raise OSError("no space left")
+
+    monkeypatch.setattr("fastadam.estimators.checkpoint._write", write_in_part)
+    with pytest.warns(RuntimeWarning, match="could not be written: no space left"):
+        make(MLPRegressor).set_callbacks(Checkpoint(path)).fit(X, y)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("rows", [X[:-1], X[:, :-1]], ids=["samples", "features"])
 def test_other_data_are_refused_and_change_nothing(rows, path):
     crash(make(MLPRegressor, early_stopping=True), path, 4, X, y)

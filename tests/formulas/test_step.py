@@ -28,6 +28,7 @@ def prepared(spec, p, g, decay=0.5, extra=(3.0, 2.0)):
 def test_before_the_rule_a_gradient_is_scaled_then_bounded_then_turned_then_decayed():
     spec = StepSpec(rules.ADAM, "coupled", maximize=True, scale=True, clip=True)
     assert prepared(spec, 10.0, 1.0) == (10.0, -2.0 + 0.5 * 10.0)
+    assert prepared(spec, 10.0, -1.0) == (10.0, 2.0 + 0.5 * 10.0)
     assert prepared(spec, 10.0, -0.5) == (10.0, 1.5 + 0.5 * 10.0)
     assert prepared(spec._replace(decay="decoupled"), 10.0, 1.0) == (5.0, -2.0)
     assert prepared(StepSpec(rules.ADAM), 10.0, 1.0) == (10.0, 1.0)

@@ -38,7 +38,8 @@ def test_every_bfloat16_comes_back():
 
 @given(seed=st.integers(0, 1000))
 def test_bfloat16_is_the_nearest_of_its_neighbours_and_the_even_one_of_two(seed):
-    x = np.concatenate([values(seed, 50), SPECIAL])
+    halfway = ((values(seed, 50).view(np.uint32) & 0xFFFF0000) | 0x8000).view(np.float32)
+    x = np.concatenate([values(seed, 50), halfway, SPECIAL])
     there = to_bfloat16(x, np.uint16)
     assert (there == bfloat16_bits(x)).all()
     x, there = x[np.isfinite(x) & (abs(x) < 3e38)], there[np.isfinite(x) & (abs(x) < 3e38)]

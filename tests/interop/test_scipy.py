@@ -561,6 +561,7 @@ def test_no_constraints_are_not_warned_of(constraints):
     assert minimize(rosen, [1.0, 1.0], jac=rosen_der, method=adam, constraints=constraints).success
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["maxls", "return_all", "maximize", "params", "self"]), st.none(), min_size=1))
 def test_unknown_options_are_warned_of_as_by_scipy(options):
     with pytest.warns(OptimizeWarning, match="Unknown solver options: ") as warned:

@@ -3,6 +3,8 @@
 import json
 import sys
 
+import pytest
+
 from bench.gpu import FITS, PARTS, Clock, Record, run_parts, summary
 
 PART = """
@@ -18,6 +20,7 @@ if part == "hangs":
 """
 
 
+@pytest.mark.slow
 def test_a_part_that_dies_or_hangs_costs_only_what_it_has_not_written(tmp_path):
     path = tmp_path / "gpu.json"
     run_parts(path, [sys.executable, "-c", PART, str(path)], ["dies", "works"], seconds=60.0)
