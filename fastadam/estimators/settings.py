@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from numpy.typing import DTypeLike
@@ -48,7 +48,8 @@ class FitSettings:
     momentum: float
     nesterovs_momentum: bool
     early_stopping: bool
-    validation_fraction: float
+    validation_fraction: Real
+    """As given by the user, for the validation and the messages of scikit-learn's split."""
     beta_1: float
     beta_2: float
     epsilon: float

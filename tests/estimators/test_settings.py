@@ -95,6 +95,11 @@ def test_what_may_be_of_several_kinds_stays_of_its_kind(value):
         assert (type(found), found) == (type(value), value)
 
 
+@pytest.mark.parametrize("fraction", [0, 0.1, np.float32(0.1), Fraction(1, 10)])
+def test_the_validation_fraction_is_kept_as_given_for_the_split(fraction):
+    assert settings(validation_fraction=fraction).validation_fraction is fraction
+
+
 def test_messages_show_numbers_as_they_were_given():
     model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=10**9, n_iter_no_change=10**9, max_time=1)
     with pytest.warns(ConvergenceWarning, match=r"Maximum time \(1 s\)"):
