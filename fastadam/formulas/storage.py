@@ -144,7 +144,7 @@ def dithered_bfloat16(x, noise):
 
 
 def positive_bfloat16(x, noise):
-    """Return the dithered bits of a value that is not negative; only 0 becomes 0, other small values the smallest number."""
+    """Return the dithered bits of a value that is not negative; only 0 becomes 0."""
     bits = dithered_bfloat16(x, noise)
     return np.uint16(1) if bits == 0 and x > 0 else bits
 
