@@ -513,7 +513,7 @@ BAD = {
             "dropout": 0.5, "clip_norm": 1.0, "max_time": 3.0, "warmup_epochs": 2, "learning_rate": "cosine",
         }.items()
     },
-    "lbfgs and X_val": ({"solver": "lbfgs"}, {"X_val": X_val, "y_val": y_val}, "X_val is of the stochastic solvers"),
+    "lbfgs and X_val": ({"solver": "lbfgs"}, {"X_val": X_val, "y_val": y_val}, "X_val is only supported by the"),
 }  # fmt: skip
 
 
