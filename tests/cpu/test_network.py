@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from fastadam import MLPRegressor
+from fastadam.cpu.jit import JIT_DISABLED
 from tests.helpers import naive_mlp
 from tests.helpers.effort import examples
 from tests.helpers.naive import assert_same_bits
@@ -187,6 +188,7 @@ def test_a_prediction_does_not_depend_on_the_rows_beside_it(n, form):
     np.testing.assert_allclose(together, one_by_one, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.skipif(JIT_DISABLED, reason="interpreted code has one thread")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way here to take cores from a process")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
@@ -215,6 +217,7 @@ def test_the_same_fit_twice_gives_the_same_bits():
     assert_same_bits(first.predict(X), second.predict(X))
 
 
+@pytest.mark.skipif(JIT_DISABLED, reason="millions of parameters")
 @pytest.mark.parametrize(("dtype", "units"), [(np.float32, 1024), (np.float64, 512)])
 def test_layers_whose_rows_fill_pages(dtype, units):
     """In working memory these have longer rows than units."""

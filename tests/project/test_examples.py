@@ -29,6 +29,7 @@ def as_scripts_are_run(monkeypatch):
 # Compiled loops
 
 
+@pytest.mark.slow
 def test_the_gan_learns_both_halves_of_the_mixture():
     example = importlib.import_module("compiled_loop")
     outcome = example.gan(steps=10_000)
@@ -42,6 +43,7 @@ def test_the_gan_learns_both_halves_of_the_mixture():
         assert half.std() == pytest.approx(0.5, abs=0.3)
 
 
+@pytest.mark.slow
 def test_the_policy_learns_to_keep_the_pole_upright():
     example = importlib.import_module("compiled_loop")
     outcome = example.pole(steps=100)
