@@ -20,13 +20,13 @@ def test_warmup_says_how_long_it_took_and_where_the_kernels_are(monkeypatch, cap
     monkeypatch.setattr(commands, "warmup", lambda: 2.5)
     monkeypatch.setattr(commands, "not_kept", lambda: "")
     run(monkeypatch, "warmup")
-    assert capsys.readouterr().out == f"Every kernel is compiled and cached: 2.5 s; in {commands.user_place().folder}\n"
+    assert capsys.readouterr().out == f"All kernels are compiled and cached: 2.5 s; in {commands.user_place().folder}\n"
 
 
 def test_warmup_whose_kernels_are_not_kept_fails_and_says_why(monkeypatch):
     monkeypatch.setattr(commands, "warmup", lambda: 2.5)
     monkeypatch.setattr(commands, "not_kept", lambda: "the disk is full")
-    with pytest.raises(SystemExit, match="not every one is cached: the disk is full"):
+    with pytest.raises(SystemExit, match="not all are cached: the disk is full"):
         run(monkeypatch, "warmup")
 
 

@@ -270,12 +270,15 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
 
         self.__dict__.setdefault("loss_", math.nan)  # for a fit that is interrupted before the first iteration
         self._use_params(params)
+        outcome = Outcome.CONVERGED
         try:
             self.loss_, self.n_iter_ = lbfgs.minimize(params, settings, data, end_iteration)
         except KeyboardInterrupt:
-            warn_of(Outcome.INTERRUPTED, settings)
+            outcome = Outcome.INTERRUPTED
+            warn_of(outcome, settings)
         ranges.check_finite(self._params)
-        ranges.check_loss(self.loss_, np.float64)
+        if outcome is not Outcome.INTERRUPTED:
+            ranges.check_loss(self.loss_, np.float64)
         callbacks.end_fit()
 
     def _epoch_callbacks(self, data: Data, epochs: int) -> EpochCallbacks:

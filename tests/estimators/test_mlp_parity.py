@@ -70,6 +70,12 @@ def outcome(package, kind, parameters, arguments):
     return result, [(w.category, str(w.message)) for w in caught]
 
 
+def has_finite_curves(model):
+    """Whether the loss and the scores of all epochs are finite."""
+    curves = (getattr(model, "loss_curve_", None), getattr(model, "validation_scores_", None), [model.loss_])
+    return all(np.isfinite(curve).all() for curve in curves if curve is not None)
+
+
 @examples(200, print_blob=True)
 @given(
     kind=st.sampled_from(KINDS),
@@ -89,6 +95,9 @@ def test_loss_curves_are_scikit_learns(kind, parameters, rows, features, outputs
     note(f"{ours}\n{theirs}")
     if isinstance(theirs, tuple):
         assert ours == theirs
+        return
+    if not has_finite_curves(theirs):  # in silence; ours refuses it, or warns, or computes it without overflow
+        assert isinstance(ours, tuple) or has_finite_curves(ours) or len(our_warnings) > len(their_warnings)
         return
     assert (ours.n_iter_, ours.t_, our_warnings) == (theirs.n_iter_, theirs.t_, their_warnings)
     np.testing.assert_allclose(ours.loss_, theirs.loss_, rtol=1e-8)
