@@ -20,7 +20,7 @@ Cores = frozenset[int]
 
 _VARIABLES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 _HAS_AFFINITY = hasattr(os, "sched_getaffinity")
-_AT_IMPORT: Cores = frozenset(os.sched_getaffinity(0)) if _HAS_AFFINITY else frozenset()
+_AT_IMPORT: Cores = frozenset(os.sched_getaffinity(os.getpid())) if _HAS_AFFINITY else frozenset()
 _TOPOLOGY = "/sys/devices/system/cpu"
 _GROUPS = "/sys/fs/cgroup"
 _PROCESS = "/proc/self"
