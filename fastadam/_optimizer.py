@@ -15,7 +15,7 @@ import numpy as np
 from fastadam import rules
 from fastadam._arrays import COPY_AT, GROUP, HALF_DTYPES, OFFSET, Array, Arrays, ParameterArrays, label, on_device
 from fastadam._checks import choice, count, flag, items, number
-from fastadam._threads import may_launch_parallel
+from fastadam._threads import on_threads, parallel_threads
 from fastadam.buffers import aligned_zeros, bfloat16_bits
 from fastadam.cpu import (
     ACTIVE,
@@ -259,7 +259,9 @@ class Optimizer:
         max_norm, on_nonfinite = self._options["max_norm"], self._options["on_nonfinite"]
         if max_norm is None and on_nonfinite == "ignore":
             return 1.0 / scale
-        norm = gradient_norm(table, self._arrays.dtype.name, self._arrays.stored, self._runs_parallel)
+        threads = self._threads
+        norm_of = on_threads(threads, gradient_norm)
+        norm = norm_of(table, self._arrays.dtype.name, self._arrays.stored, threads > 1)
         if not math.isfinite(norm) and on_nonfinite == "raise":
             raise FloatingPointError("grads must be finite, got infinity or NaN; nothing was changed")
         if not math.isfinite(norm) and on_nonfinite == "skip":
@@ -384,11 +386,12 @@ class Optimizer:
         return arrays.structured(flat)
 
     @property
-    def _runs_parallel(self) -> bool:
-        return self._arrays.nbytes >= PARALLEL_BYTES and may_launch_parallel()
+    def _threads(self) -> int:
+        return parallel_threads() if self._arrays.nbytes >= PARALLEL_BYTES else 1
 
     def _kernel(self, variant: Variant) -> Callable[..., None]:
-        return step_kernel(variant, self._arrays.dtype.name, self._runs_parallel)
+        threads = self._threads
+        return on_threads(threads, step_kernel(variant, self._arrays.dtype.name, threads > 1))
 
     # --- saving and loading -------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from fastadam._cores import default_threads
 from fastadam.atomics import clock
 from fastadam.buffers import FlatBuffer, aligned_zeros
 from fastadam.cpu import DECAY, HYPER, Variant, element_loop, row_reader, step_scalars
@@ -29,7 +30,6 @@ from fastadam.dropout import drop_address
 from fastadam.gang import (
     FOREVER,
     Gang,
-    available_threads,
     await_phase,
     claim,
     done_in_time,
@@ -505,7 +505,7 @@ def worthwhile_threads(layout: Layout, batch_size: int) -> int:
     """How many threads the work of a step is worth."""
     units = layout.units
     flops = 6 * batch_size * int((units[:-1] * units[1:]).sum())
-    return available_threads() if flops >= THREADED_FLOPS else 1
+    return default_threads() if flops >= THREADED_FLOPS else 1
 
 
 def _aligned_rows(rows: int, columns: int, dtype: np.dtype[Any]) -> Array:

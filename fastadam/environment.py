@@ -13,11 +13,11 @@ from threadpoolctl import threadpool_info
 
 from fastadam import kernels
 from fastadam._cache import cache_directory
-from fastadam._threads import may_launch_parallel
+from fastadam._cores import process_limits, thread_limits
+from fastadam._threads import parallel_threads
 from fastadam.classifier import MLPClassifier
 from fastadam.cpu import PARALLEL_BYTES
 from fastadam.cuda import is_available
-from fastadam.gang import available_threads
 from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 from fastadam.regressor import MLPRegressor
@@ -44,7 +44,7 @@ def info() -> dict[str, str]:
     described = {name: _version(name) for name in _PACKAGES}
     described["python"] = platform.python_version()
     described["CPU"] = f"{llvm.get_host_cpu_name()}, vectors of {VECTOR_BYTES} bytes, tiles of {TILE_ROWS} rows"
-    described["threads"] = f"{available_threads()} available"
+    described["threads"] = _threads()
     described["parallel kernels"] = _parallel_kernels()
     described["BLAS"] = _blas()
     described["kernel cache"] = str(cache_directory() or "none: no folder can be written")
@@ -104,10 +104,17 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _threads() -> str:
+    """How many, every limit that is set, and the first of those that bind."""
+    limits = process_limits() | thread_limits()
+    binding = min(limits, key=lambda name: limits[name])
+    shown = {"CPU quota": "none"} | {name: str(limit) for name, limit in limits.items()}
+    return f"{limits[binding]}: {', '.join(map(' '.join, shown.items()))}; bound by {binding}"
+
+
 def _parallel_kernels() -> str:
-    if not may_launch_parallel():
-        return "serial only"
-    return f"Numba's {numba.threading_layer()} layer, {numba.get_num_threads()} threads"
+    threads = parallel_threads()
+    return "serial only" if threads == 1 else f"Numba's {numba.threading_layer()} layer, {threads} threads"
 
 
 def _gpu() -> str:

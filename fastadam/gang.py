@@ -25,12 +25,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam._cores import allowed_cores, available_threads
 from fastadam.atomics import clock, load, pause, store, swap_if, yield_core
-from fastadam.jit import JIT_DISABLED, device
+from fastadam.jit import device
 
 # The gang's shared words, each on a cache line of its own. From _CLAIM on, each task has a line: the last phase in
 # which it was claimed; and behind that, for each kind of phase, the last one in which it was finished, and by whom.
@@ -216,14 +216,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_cores.reset)
 
 
-def available_threads() -> int:
-    """Cores that this process may use: its CPU affinity, and at most `NUMBA_NUM_THREADS`."""
-    if JIT_DISABLED:
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(min(cores, numba.config.NUMBA_NUM_THREADS))
-
-
 class Gang:
     """Threads for one fit, the calling thread being the first; use it as a context manager.
 
@@ -287,7 +279,7 @@ class Gang:
         core = _current_core()
         if core != self._leaders_core:
             self._leaders_core = core
-            cores = os.sched_getaffinity(0) - {core}
+            cores = allowed_cores() - {core}
             with contextlib.suppress(OSError):  # not allowed here, or the thread has just ended
                 for other in self._others:
                     os.sched_setaffinity(other.native_id or 0, cores or {core})

@@ -107,7 +107,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Seconds after which no further epoch begins; a ConvergenceWarning says so.
     n_threads : int or None, default=None
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
-        the cores that the process may use; fits at once share them. The model is the same, to the bit, on any number.
+        those that the cores of the process, its CPU quota and limits as `OMP_NUM_THREADS` allow (docs/deploy.md lists
+        them); fits at once share them. The model is the same, to the bit, on any number.
     device : {"cpu", "cuda", "auto"}, default="cpu"
         Where to train: "cuda" is a GPU of NVIDIA's, which needs the extra `cuda`; "auto" takes it where there is one.
         With these two, `fit` also takes arrays that lie on the device, as CuPy's and PyTorch's, and trains on a float

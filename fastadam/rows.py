@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastadam import rules
 from fastadam._arrays import Array
 from fastadam._optimizer import Betas, Number, Optimizer
-from fastadam._threads import may_launch_parallel
+from fastadam._threads import on_threads, parallel_threads
 from fastadam.buffers import ALIGNMENT, FLOAT_DTYPES
 from fastadam.cpu import EXTRA, HYPER, PARALLEL_BYTES, Variant, element_loop, step_scalars
 from fastadam.jit import array_at, device, kernel, prefetch, rounded
@@ -282,7 +282,8 @@ class RowAdam(Optimizer):
         if not p.flags.writeable:
             raise ValueError("params must be writeable, got a read-only array")
         g = _row_gradients(grads, indices.size, p)
-        step = self._parallel_rows if g.nbytes >= PARALLEL_BYTES and may_launch_parallel() else self._serial_rows
+        threads = parallel_threads() if g.nbytes >= PARALLEL_BYTES else 1
+        step = on_threads(threads, self._parallel_rows if threads > 1 else self._serial_rows)
         found = step(
             self._p_at, self._m, self._v, indices, _address(g), p.shape[1], self._places, self._last_step,
             self._table[EXTRA + 1], self.t + 1,

@@ -15,7 +15,7 @@ import torch
 
 from fastadam import rules
 from fastadam._arrays import G_AT, GROUP, OFFSET, P_AT, SIZE, Array
-from fastadam._threads import may_launch_parallel
+from fastadam._threads import on_threads, parallel_threads
 from fastadam.buffers import aligned_zeros
 from fastadam.cpu import CLIP, EMA, EXTRA, HYPER, PARALLEL_BYTES, SCALE, Variant, step_kernel
 
@@ -219,10 +219,11 @@ class Block:
 
     @property
     def _kernel(self) -> Callable[..., None]:
-        parallel = self._nbytes >= PARALLEL_BYTES and torch.get_num_threads() > 1 and may_launch_parallel()
+        threads = 1 if self._nbytes < PARALLEL_BYTES else min(torch.get_num_threads(), parallel_threads())
+        parallel = threads > 1
         if parallel not in self._kernels:
             self._kernels[parallel] = step_kernel(self._variant, self._dtype, parallel)
-        return self._kernels[parallel]
+        return on_threads(threads, self._kernels[parallel])
 
     def _copy_stand_ins(self, into_params: bool) -> None:
         for k in self._stand_ins:

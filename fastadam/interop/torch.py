@@ -17,7 +17,7 @@ PyTorch lacks, is made in the same way. What differs from PyTorch:
   by assigning to their `data`. Processes cannot share them.
 
 A step that raises leaves parameters, state and step counts as they were. All arithmetic is in the parameters' dtype. A
-step runs in parallel, on Numba's threads, if there is enough to do and `torch.get_num_threads()` is above 1.
+step runs in parallel, on at most `torch.get_num_threads()` of Numba's threads, if there is enough to do.
 
 Examples
 --------
