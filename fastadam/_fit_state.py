@@ -60,7 +60,8 @@ def restore(estimator: Any, state: Mapping[str, Any]) -> None:
     if hidden_units(estimator.hidden_layer_sizes) != hidden:
         raise ValueError(f"units must be those of {estimator.hidden_layer_sizes}, got {state['units']}")
     progress = _progress_from_dict(state["progress"], params)
-    _check_split(progress.order, state["held_out"])
+    held_out = None if state["held_out"] is None else _indices("held_out", state["held_out"])
+    _check_split(_indices("order", progress.order), held_out)
     if state["classes"] is not None:
         _restore_classes(estimator, state["classes"], state["labels"], n_outputs)
     if state["feature_names"] is not None:
@@ -72,7 +73,7 @@ def restore(estimator: Any, state: Mapping[str, Any]) -> None:
         stream = _of_type("random_state", state["random_state"], np.random.RandomState)
     estimator.n_features_in_ = n_features
     estimator.out_activation_ = LOSSES[estimator._loss_name()].link
-    estimator._optimizer, estimator._progress, estimator._validation = optimizer, progress, state["held_out"]
+    estimator._optimizer, estimator._progress, estimator._validation = optimizer, progress, held_out
     estimator._random_state, estimator._seed = stream, estimator.random_state
     estimator.n_iter_ = count("n_iter", state["n_iter"], 0)
     estimator._publish(params, progress)
@@ -116,6 +117,10 @@ def _floats(name: str, value: Any) -> list[float]:
     return floats
 
 
+def _indices(name: str, value: Any) -> Array:
+    return _flat(name, value, ("int32", "int64")).astype(np.intp, copy=False)
+
+
 def _plateau(name: str, value: Any) -> tuple[int, _PlateauState]:
     seen, state = items(name, value)
     return count(name, seen, 0), _PlateauState(**state)
@@ -132,7 +137,7 @@ _PROGRESS: dict[str, Callable[[str, Any], Any]] = {
     "best_score": real,
     "epochs_without_improvement": lambda name, value: count(name, value, 0),
     "samples_seen": lambda name, value: count(name, value, 0),
-    "order": lambda name, value: _flat(name, value, ("int64",)).astype(np.intp, copy=False),
+    "order": _indices,
     "reductions": lambda name, value: count(name, value, 0),
     "plateau": _or_none(_plateau),
     "validation_losses": _floats,
@@ -142,10 +147,9 @@ _PROGRESS: dict[str, Callable[[str, Any], Any]] = {
 """The fields of `Progress` but for `best`, and what makes each of what was saved."""
 
 
-def _check_split(order: Array | None, held_out: Any) -> None:
+def _check_split(order: Array, held_out: Array | None) -> None:
     """Refuse indices that are not those of all samples, each of them once: kernels read the rows that they name."""
-    parts = [part for part in (order, held_out) if part is not None]
-    indices = np.concatenate([_flat("order and held_out", part, ("int64",)) for part in parts])
+    indices = order if held_out is None else np.concatenate([order, held_out])
     seen = np.zeros(indices.size, bool)
     if indices.size and indices.min() >= 0 and indices.max() < indices.size:
         seen[indices] = True

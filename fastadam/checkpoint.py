@@ -25,8 +25,8 @@ from fastadam.regressor import MLPRegressor
 
 _KINDS: dict[str, type[BaseMLP]] = {"MLPRegressor": MLPRegressor, "MLPClassifier": MLPClassifier}
 _FORMAT = "fastadam checkpoint"
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-"""How a checkpoint begins, and how one did before: as a pickle of any protocol since 2."""
+_PICKLE = b"\x80"
+"""How a pickle begins, of any protocol since 2."""
 
 
 class Checkpoint:
@@ -53,8 +53,7 @@ class Checkpoint:
     ------
     ValueError, TypeError
         If a number is out of its range or none. As a fit begins: if its solver is "lbfgs", whose state is SciPy's; if
-        it is no fit of fastadam's; if `random_state` is a stream other than NumPy's usual one, MT19937; if the classes
-        are neither numbers nor strings.
+        it is no fit of fastadam's; if `random_state` is a stream of another generator than NumPy's usual MT19937.
     FileNotFoundError
         As a fit begins: if the directory does not exist.
 
@@ -102,7 +101,8 @@ class Checkpoint:
             raise ValueError(f"Checkpoint saves fits of the stochastic solvers alone, got solver={estimator.solver!r}")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"path must be in a directory that exists, got {str(self.path)!r}")
-        _check_saves("random_state", estimator.random_state)
+        if isinstance(estimator.random_state, np.random.RandomState):
+            _check_stream(estimator.random_state)
         self._since, self._saved_at = 0, time.monotonic()
 
     def teardown(self, estimator: Any, context: Any) -> None:
@@ -111,8 +111,6 @@ class Checkpoint:
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
         """Note that an epoch has begun, at whose end alone the state is whole."""
         self._in_epoch = context.task_name == "epoch"
-        if not self._in_epoch:
-            _check_saves("the classes", vars(estimator).get("classes_"))
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> None:
         """Save the fit, if it is time to."""
@@ -212,9 +210,9 @@ def load_checkpoint(
     """
     params = dict(params or {})
     with Path(path).open("rb") as file:
-        start = file.read(len(_ZIP))
+        start = file.read(len(_PICKLE))
         file.seek(0)
-        if start[:1] == _PICKLE:
+        if start == _PICKLE:
             estimator = _from_pickle(file, path, allow_pickle)
         else:
             estimator = _from_content(_read(file, path), path, params, _checked_class(cls))
@@ -316,11 +314,9 @@ def _positive(name: str, value: Any, kind: Any) -> Any:
     return value
 
 
-def _check_saves(name: str, value: Any) -> None:
-    """Refuse a value that cannot be given again as a parameter, and that a file cannot hold."""
-    if not isinstance(value, np.random.RandomState | np.ndarray):
-        return
+def _check_stream(stream: np.random.RandomState) -> None:
+    """Refuse a stream that a file cannot hold: given again, it would not be where the fit has left it."""
     try:
-        encode(value, name, {})
+        encode(stream, "random_state", {})
     except TypeError as error:
-        raise ValueError(f"Checkpoint cannot save {name}, got {value!r}: {error}") from error
+        raise ValueError(f"Checkpoint cannot save random_state: {error}") from error
