@@ -64,7 +64,7 @@ def load(file: IO[bytes]) -> Any:
     Raises
     ------
     Exception
-        Of any class, if the file is damaged or none that `save` has written: the caller says what the file should be.
+        Of any class, if the file is damaged or was not written by `save`: the caller says which file it should be.
     """
     with zipfile.ZipFile(file) as archive:
         content = json.loads(_entry(archive, _CONTENT))
@@ -76,7 +76,7 @@ def load(file: IO[bytes]) -> Any:
 
 
 def encode(value: Any, name: str, arrays: dict[str, Array]) -> Any:
-    """Make a value one that JSON has, with its arrays beside it.
+    """Convert a value to one that JSON has, and collect its arrays.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def encode(value: Any, name: str, arrays: dict[str, Array]) -> Any:
         None, a bool, number, string, array or NumPy scalar; a `RandomState`; a schedule of `fastadam.schedules`; or a
         list, tuple or dict of such values. Nothing of a class that is derived from one of these.
     name : str
-        What the arrays' names begin with.
+        Prefix of the arrays' names.
     arrays : dict
         Gets the arrays, by their names.
 
@@ -146,7 +146,7 @@ def _stream_to_dict(stream: np.random.RandomState) -> dict[str, Any]:
 
 
 def _stream_from_dict(state: Any) -> np.random.RandomState:
-    """Make the stream again. NumPy does not look at the position, and would read beyond the key."""
+    """Make the stream again; NumPy does not check the position, and would read beyond the key."""
     key, pos = state["key"], state["pos"]
     if key.shape != (_MT19937_WORDS,) or key.dtype != np.uint32:
         raise ValueError(f"the key of a RandomState must be {_MT19937_WORDS} words of uint32, got {key!r}")
@@ -163,7 +163,7 @@ def _schedule_from_list(spec: Any) -> Schedule | Plateau:
 
 
 def _decode(encoded: Any, archive: zipfile.ZipFile) -> Any:
-    """Make the value of what `encode` has made of it."""
+    """Rebuild a value from what `encode` has returned."""
     if isinstance(encoded, list):
         return [_decode(item, archive) for item in encoded]
     if not isinstance(encoded, dict):

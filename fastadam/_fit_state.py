@@ -1,7 +1,7 @@
-"""What is saved of a fit, type by type: plain values and arrays from which the fit goes on to the bit.
+"""State of a fit as plain values and arrays, from which the fit goes on to the bit.
 
-All else that a fitted estimator has follows from these. What comes from a file is checked before it is used: kernels
-look at no size and no index.
+All other attributes of a fitted estimator follow from these. Values from a file are checked before they are used, since
+kernels check neither sizes nor indices.
 """
 
 import math
@@ -28,7 +28,7 @@ _LARGEST_SEED = 2**31 - 1
 
 
 def state_of(estimator: Any) -> dict[str, Any]:
-    """Collect what further epochs go on from; arrays are the fit's own, without a copy."""
+    """Collect the state from which further epochs go on; arrays are the fit's own, not copies."""
     optimizer, fitted = estimator._optimizer, vars(estimator)
     params: FlatBuffer = optimizer.params
     return {
@@ -46,7 +46,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
 
 
 def restore(estimator: Any, state: Mapping[str, Any]) -> None:
-    """Make an estimator that has the parameters of the fit, and no more, the one that `state_of` was called with.
+    """Give a new estimator, with the parameters of the fit, the state that `state_of` has returned.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def restore(estimator: Any, state: Mapping[str, Any]) -> None:
 
 
 def _params_from(units: Any, weights: Any) -> FlatBuffer:
-    """Make the parameters of a network; nothing is allocated for a size that the weights have not."""
+    """Make the parameters of a network; nothing is allocated before the weights are known to have that size."""
     if type(units) is not list or len(units) < 2:
         raise TypeError(f"units must be a list of the units in each layer, got {units!r}")
     shapes = shapes_of([count(f"units[{k}]", unit) for k, unit in enumerate(units)])
@@ -144,11 +144,11 @@ _PROGRESS: dict[str, Callable[[str, Any], Any]] = {
     "seed": lambda name, value: count(name, value, 0, _LARGEST_SEED),
     "finished": flag,
 }
-"""The fields of `Progress` but for `best`, and what makes each of what was saved."""
+"""The fields of `Progress` but for `best`, each with the function that checks and restores it."""
 
 
 def _check_split(order: Array, held_out: Array | None) -> None:
-    """Refuse indices that are not those of all samples, each of them once: kernels read the rows that they name."""
+    """Refuse indices other than those of all samples, each of them once: kernels read the rows that they name."""
     indices = order if held_out is None else np.concatenate([order, held_out])
     seen = np.zeros(indices.size, bool)
     if indices.size and indices.min() >= 0 and indices.max() < indices.size:

@@ -255,14 +255,14 @@ def _from_content(content: dict[str, Any], path: Any, params: Mapping[str, Any],
     """Make the estimator of a checkpoint; of `params`, only those that are not saved are set yet."""
     kind, subclass, not_saved = _KINDS[content["kind"]], content["subclass"], content["not_saved"]
     if cls is None and subclass is not None:
-        raise ValueError(f"cls must be the class {subclass}, of which {str(path)!r} has a fit, got None")
+        raise ValueError(f"cls must be the class {subclass}, whose fit is in {str(path)!r}, got None")
     if cls is not None and not issubclass(cls, kind):
-        raise ValueError(f"cls must be a subclass of {kind.__name__}, of which {str(path)!r} has a fit, got {cls}")
+        raise ValueError(f"cls must be a subclass of {kind.__name__}, whose fit is in {str(path)!r}, got {cls}")
     needed = {name: value for name, value in not_saved.items() if name not in params}
     if needed:
         raise ValueError(
-            f"params must have {', '.join(needed)}, which a checkpoint does not hold: give again what was "
-            f"{', '.join(map(str, needed.values()))}, got {list(params)}"
+            f"params must contain {', '.join(f'{name} (it was {value})' for name, value in needed.items())}, which a "
+            f"checkpoint does not hold, got {list(params)}"
         )
     try:
         estimator = (cls or kind)(**content["parameters"], **{name: params[name] for name in not_saved})

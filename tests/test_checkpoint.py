@@ -504,7 +504,9 @@ def test_functions_are_given_again(code, path):
     whole = make(MLPRegressor, **code).fit(X, y)
     crash(make(MLPRegressor, **code), path, 4, X, y)
     name = next(iter(code))
-    with pytest.raises(ValueError, match=rf"params must have {name}, which a checkpoint does not hold.*got \[\]"):
+    with pytest.raises(
+        ValueError, match=rf"params must contain {name} \(it was .*\), which a checkpoint does not hold, got \[\]"
+    ):
         load_checkpoint(path)
     assert_same_fit(whole, load_checkpoint(path, params={name: code[name]}).fit(X, y))
 
