@@ -10,18 +10,18 @@ import fastadam
 PACKAGE = Path(fastadam.__file__).parent
 # A module may import the modules of the lines above its own, and no other.
 LAYERS = [
-    {"rules", "buffers", "_cache", "_checks", "_cores"},
+    {"rules", "buffers", "_cache", "_checks", "_cores", "_files"},
     {"jit", "_arrays", "_threads"},
     {"atomics", "elementary", "formats", "gemm"},
     {"activations", "dropout", "losses", "cpu", "gang"},
     {"kernels", "network", "schedules"},
-    {"engine", "_optimizer"},
+    {"engine", "_archive", "_optimizer"},
     {"optimizers", "custom", "rows"},
     {"cuda"},
     {"trainer"},
     {"_callbacks", "_device", "_lbfgs", "_rates", "_solvers"},
     {"_constraints", "_messages"},
-    {"_model"},
+    {"_fit_state", "_model"},
     {"_estimator"},
     {"classifier", "regressor"},
     {"checkpoint", "display", "environment", "presets"},
