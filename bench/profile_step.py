@@ -142,7 +142,7 @@ def _multiply_and_add(typingctx, values, times):
         sums = [cgutils.alloca_once_value(builder, code.load(place)) for place in places]
         with cgutils.for_range(builder, arguments[1]):
             for running in sums:
-                builder.store(code.fma(builder.load(running), factor, factor), running)
+                builder.store(code.multiply_add(builder.load(running), factor, factor), running)
         for place, running in zip(places, sums, strict=True):
             code.store(builder.load(running), place)
         return context.get_dummy_value()

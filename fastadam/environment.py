@@ -14,11 +14,12 @@ from threadpoolctl import threadpool_info
 from fastadam import kernels
 from fastadam._cache import cache_directory
 from fastadam._cores import process_limits, thread_limits
+from fastadam._target import TARGET
 from fastadam._threads import parallel_threads
 from fastadam.classifier import MLPClassifier
 from fastadam.cpu import PARALLEL_BYTES
 from fastadam.cuda import is_available
-from fastadam.gemm import TILE_ROWS, VECTOR_BYTES
+from fastadam.gemm import TILE_ROWS
 from fastadam.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 from fastadam.regressor import MLPRegressor
 from fastadam.rows import RowAdam
@@ -43,7 +44,7 @@ def info() -> dict[str, str]:
     """
     described = {name: _version(name) for name in _PACKAGES}
     described["python"] = platform.python_version()
-    described["CPU"] = f"{llvm.get_host_cpu_name()}, vectors of {VECTOR_BYTES} bytes, tiles of {TILE_ROWS} rows"
+    described["CPU"] = _cpu()
     described["threads"] = _threads()
     described["parallel kernels"] = _parallel_kernels()
     described["BLAS"] = _blas()
@@ -110,6 +111,12 @@ def _threads() -> str:
     binding = min(limits, key=lambda name: limits[name])
     shown = {"CPU quota": "none"} | {name: str(limit) for name, limit in limits.items()}
     return f"{limits[binding]}: {', '.join(map(' '.join, shown.items()))}; bound by {binding}"
+
+
+def _cpu() -> str:
+    fused = "with fused multiply-add" if TARGET.fused else "without fused multiply-add (slower, and other rounding)"
+    vectors = f"vectors of {TARGET.vector_bytes} bytes, tiles of {TILE_ROWS} rows"
+    return f"{llvm.get_host_cpu_name()}; code for {TARGET.name}, {fused}, {vectors}"
 
 
 def _parallel_kernels() -> str:

@@ -22,6 +22,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastadam._target import TARGET
 from fastadam.jit import JIT_DISABLED, device
 
 CODE_BLOCK = 512
@@ -45,6 +46,12 @@ _SIGNED_OFFSET, _SIGNED_MAX = np.uint32((127 - 15) << 23), np.uint32(127)
 _FIRST_NORMAL, _LEAST_NORMAL = np.uint32(8), np.float32(2.0**-14)
 _SUBNORMALS, _PER_SUBNORMAL = np.float32(2.0**17), np.float32(2.0**-17)
 _POSITIVE_OFFSET, _LEAST_POSITIVE = np.uint32((127 - 31) << 23), np.float32(2.0**-31 * 1.125)
+
+_HALF_BITS_DROPPED, _HALF_OFFSET = np.uint32(23 - 10), np.uint32((127 - 15) << 23)
+_HALF_INFINITY, _HALF_NAN, _HALF_SIGN = np.uint32(0x7C00), np.uint32(0x7E00), np.uint32(0x8000)
+_INFINITY, _PER_HALF, _LEAST_NORMAL_HALF = np.uint32(0x7F800000), np.float32(2.0**112), np.uint32((127 - 14) << 23)
+_HALF, _BITS_OF_A_HALF = np.float32(0.5), np.uint32((127 - 1) << 23)
+"""One half, whose last place in float32 is the last place of the subnormal numbers of float16."""
 
 
 def seed_of(t, state):
@@ -114,6 +121,33 @@ else:
 
 
 _float_of, _bits_of = float_of, bits_of
+
+
+def half_value(bits):
+    """The value of a float16, in float32, by integer operations."""
+    bits = np.uint32(bits)
+    size = np.uint32(bits & np.uint32(0x7FFF))
+    value = np.uint32(_bits_of(_float_of(np.uint32(size << _HALF_BITS_DROPPED)) * _PER_HALF))
+    value = np.uint32(value | _INFINITY) if size >= _HALF_INFINITY else value
+    return _float_of(np.uint32(value | np.uint32(np.uint32(bits & _HALF_SIGN) << np.uint32(16))))
+
+
+@as_compiled
+def half_bits(x):
+    """The bits of the nearest float16, the even one of two, by integer operations."""
+    bits = np.uint32(_bits_of(x))
+    size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    odd = np.uint32(np.uint32(size >> _HALF_BITS_DROPPED) & np.uint32(1))
+    rounded = np.uint32(np.uint32(size + np.uint32(0xFFF) + odd) - _HALF_OFFSET)
+    normal = min(np.uint32(rounded >> _HALF_BITS_DROPPED), _HALF_INFINITY)
+    subnormal = np.uint32(np.uint32(_bits_of(_float_of(size) + _HALF)) - _BITS_OF_A_HALF)
+    code = subnormal if size < _LEAST_NORMAL_HALF else normal
+    code = _HALF_NAN if size > _INFINITY else code
+    return np.uint16(np.uint32(code | np.uint32(np.uint32(bits >> np.uint32(16)) & _HALF_SIGN)))
+
+
+if not (JIT_DISABLED or TARGET.halves):  # the function that LLVM would call is not found, and ends the process
+    from_float16, to_float16 = device(half_value), device(half_bits)
 
 
 def from_bfloat16(bits):

@@ -1,7 +1,8 @@
 """Matrix products of the network: small, single-threaded, in the compiled code itself, and the same bits everywhere.
 
 Each element of a product is one chain of fused multiply-adds in the order of the inner index, so its bits depend
-neither on the tile it fell into, nor on the number of rows, nor on the width of the machine's vectors. No BLAS is
+neither on the tile it fell into, nor on the number of rows, nor on the width of the machine's vectors. Only a processor
+without that instruction has other bits: there the product and the sum are rounded one after the other. No BLAS is
 called: nothing is dispatched, packed twice or handed to other threads, which for the products of a small network costs
 more than the arithmetic.
 
@@ -13,34 +14,23 @@ written. How many columns count, the other matrices of the product say: weights 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, config, types
+from numba.core import cgutils, types
 from numba.core.typing import signature
 from numba.extending import intrinsic
 
+from fastadam._target import TARGET
 from fastadam.jit import JIT_DISABLED, device, inlined, shaped
 
 INNER = 256
 """Inner indices of a panel: a panel of two vectors then fills two thirds of a 48 KiB L1 cache."""
 
 
-def _vector_bytes() -> int:
-    """Width of the vectors to compute with: 64 bytes only where such vectors cost no clock rate."""
-    name = config.CPU_NAME or llvm.get_host_cpu_name()
-    if name in ("znver4", "znver5"):
-        return 64
-    features = llvm.get_host_cpu_features()
-    return 32 if features.get("avx2") and features.get("fma") else 16
-
-
-VECTOR_BYTES = _vector_bytes()
-TILE_ROWS = (
-    8 if VECTOR_BYTES == 64 or "arm" in llvm.get_process_triple() or "aarch64" in llvm.get_process_triple() else 6
-)
+VECTOR_BYTES = TARGET.vector_bytes
+TILE_ROWS = 8 if TARGET.many_registers else 6
 PANEL_BYTES = INNER * 2 * VECTOR_BYTES
 """Memory for one panel."""
 
@@ -54,6 +44,13 @@ def _splat(builder: ir.IRBuilder, value: ir.Value, vector: ir.VectorType) -> ir.
 def _intrinsic(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[ir.Value]) -> ir.Value:
     function_type = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+
+
+class _Mask(NamedTuple):
+    """Which lanes of a vector to load or store, and whether these are all of them."""
+
+    lanes: ir.Value
+    whole: ir.Value
 
 
 class _VectorCode:
@@ -101,29 +98,61 @@ class _VectorCode:
     def store(self, value: ir.Value, pointer: ir.Value) -> None:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.bytes)
 
-    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        return _intrinsic(self.builder, f"llvm.fma.{self.suffix}", self.vector, [a, b, c])
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """Add a · b to c, with one rounding where the processor can do so."""
+        if TARGET.fused:
+            return _intrinsic(self.builder, f"llvm.fma.{self.suffix}", self.vector, [a, b, c])
+        return self.builder.fadd(self.builder.fmul(a, b), c)
 
-    def mask(self, columns: ir.Value, first: int) -> ir.Value:
+    def mask(self, columns: ir.Value, first: int) -> _Mask:
         """Which lanes of the vector that starts at column `first` stand below `columns`."""
         lanes = ir.VectorType(self._i64, self.lanes)
         index = ir.Constant(lanes, [first + lane for lane in range(self.lanes)])
-        return self.builder.icmp_signed("<", index, _splat(self.builder, columns, lanes))
+        below = self.builder.icmp_signed("<", index, _splat(self.builder, columns, lanes))
+        return _Mask(below, self.builder.icmp_signed("<=", self._i64(first + self.lanes), columns))
 
-    def masked_if(self, mask: ir.Value, condition: ir.Value) -> ir.Value:
+    def masked_if(self, mask: _Mask, condition: ir.Value) -> _Mask:
         """`mask` where the condition holds, else no lane."""
-        return self.builder.select(condition, mask, ir.Constant(mask.type, None))
+        lanes = self.builder.select(condition, mask.lanes, ir.Constant(mask.lanes.type, None))
+        return _Mask(lanes, self.builder.and_(condition, mask.whole))
 
-    def masked_load(self, pointer: ir.Value, mask: ir.Value) -> ir.Value:
+    def masked_load(self, pointer: ir.Value, mask: _Mask) -> ir.Value:
+        """The vector at the pointer, with 0 in the other lanes, which are not read."""
+        return self._load_lanes(pointer, mask.lanes) if TARGET.masked else self.whole_or_masked_load(pointer, mask)
+
+    def whole_or_masked_load(self, pointer: ir.Value, mask: _Mask) -> ir.Value:
+        """The same, by a branch: where nearly all vectors are whole, their masks need not be computed."""
+        with self.builder.if_else(mask.whole) as (whole, partial):
+            with whole:
+                all_lanes, after_all = self.load(pointer), self.builder.block
+            with partial:
+                some_lanes, after_some = self._load_lanes(pointer, mask.lanes), self.builder.block
+        loaded = self.builder.phi(self.vector)
+        loaded.add_incoming(all_lanes, after_all)
+        loaded.add_incoming(some_lanes, after_some)
+        return loaded
+
+    def masked_store(self, value: ir.Value, pointer: ir.Value, mask: _Mask) -> None:
+        """Store the lanes of the mask; the memory of the others is not touched."""
+        if TARGET.masked:
+            self._store_lanes(value, pointer, mask.lanes)
+            return
+        with self.builder.if_else(mask.whole) as (whole, partial):
+            with whole:
+                self.store(value, pointer)
+            with partial:
+                self._store_lanes(value, pointer, mask.lanes)
+
+    def _load_lanes(self, pointer: ir.Value, lanes: ir.Value) -> ir.Value:
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         align, zero = ir.Constant(self._i32, self.bytes), ir.Constant(self.vector, None)
         name = f"llvm.masked.load.{self.suffix}.p0"
-        return _intrinsic(self.builder, name, self.vector, [pointer, align, mask, zero])
+        return _intrinsic(self.builder, name, self.vector, [pointer, align, lanes, zero])
 
-    def masked_store(self, value: ir.Value, pointer: ir.Value, mask: ir.Value) -> None:
+    def _store_lanes(self, value: ir.Value, pointer: ir.Value, lanes: ir.Value) -> None:
         pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
         name = f"llvm.masked.store.{self.suffix}.p0"
-        _intrinsic(self.builder, name, ir.VoidType(), [value, pointer, ir.Constant(self._i32, self.bytes), mask])
+        _intrinsic(self.builder, name, ir.VoidType(), [value, pointer, ir.Constant(self._i32, self.bytes), lanes])
 
 
 def _tile(rows: int, vectors: int) -> Any:
@@ -153,7 +182,7 @@ def _tile(rows: int, vectors: int) -> Any:
             for r in range(rows):
                 left = _splat(builder, builder.load(code.at(a, a_rows[r], here)), code.vector)
                 for v in range(vectors):
-                    builder.store(code.fma(left, right[v], builder.load(sums[r, v])), sums[r, v])
+                    builder.store(code.multiply_add(left, right[v], builder.load(sums[r, v])), sums[r, v])
         for (r, v), place in places.items():
             code.masked_store(builder.load(sums[r, v]), place, masks[v])
 
@@ -255,8 +284,8 @@ def _dot(typingctx, a, a_at, b, b_at, size):
         lanes = ir.Constant(ir.IntType(64), code.lanes)
         with cgutils.for_range_slice(builder, ir.Constant(ir.IntType(64), 0), size, lanes) as (at, _):
             mask = code.mask(builder.sub(size, at), 0)
-            x, y = (code.masked_load(code.at(side, at), mask) for side in (left, right))
-            builder.store(code.fma(x, y, builder.load(total)), total)
+            x, y = (code.whole_or_masked_load(code.at(side, at), mask) for side in (left, right))
+            builder.store(code.multiply_add(x, y, builder.load(total)), total)
         lane_sums, half = builder.load(total), code.lanes // 2
         while half:
             swapped = ir.Constant(

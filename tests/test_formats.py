@@ -39,6 +39,7 @@ def compiled(function):
 
 from_bfloat16, to_bfloat16 = compiled(formats.from_bfloat16), compiled(formats.to_bfloat16)
 dithered_bfloat16 = compiled(formats.dithered_bfloat16)
+half_value, half_bits = compiled(formats.half_value), compiled(formats.half_bits)
 signed_code, positive_code = compiled(formats.signed_code), compiled(formats.positive_code)
 signed_value, positive_value = compiled(formats.signed_value), compiled(formats.positive_value)
 
@@ -73,6 +74,24 @@ def test_bfloat16_is_the_nearest_of_its_neighbours_and_the_even_one_of_two(seed)
         other = abs(bfloat16_values(neighbour.astype(np.uint16)).astype(float) - x)
         assert not (other < distance).any()
         assert (there[other == distance] % 2 == 0).all()
+
+
+def test_every_float16_has_its_value_by_integer_operations():
+    bits = np.arange(2**16, dtype=np.uint16)[:: 97 if JIT_DISABLED else 1]
+    assert_same_bits(half_value(bits, np.float32), bits.view(np.float16).astype(np.float32))
+
+
+def test_float16_is_the_nearest_by_integer_operations():
+    """All that lies halfway between two, what lies beside it, and numbers too small and too large."""
+    numbers = np.arange(0x7C01, dtype=np.uint16)[:: 97 if JIT_DISABLED else 1].view(np.float16).astype(np.float32)
+    halfway = ((numbers[:-1].astype(float) + numbers[1:]) / 2).astype(np.float32)
+    edges = np.array([65504, 65519.99, 65520, 1e30, np.inf, np.nan, 2e-8, 3e-8, 2.0**-25, 1e-40, 0], np.float32)
+    x = np.concatenate(
+        [numbers, halfway, np.nextafter(halfway, np.float32(0)), np.nextafter(halfway, halfway * 2), edges]
+    )
+    x = np.concatenate([x, -x])
+    with np.errstate(over="ignore"):
+        assert_same_bits(half_bits(x, np.uint16).view(np.float16), x.astype(np.float16))
 
 
 def test_float16_is_numpys():

@@ -10,7 +10,7 @@ import fastadam
 PACKAGE = Path(fastadam.__file__).parent
 # A module may import the modules of the lines above its own, and no other.
 LAYERS = [
-    {"rules", "buffers", "_cache", "_checks", "_cores", "_files"},
+    {"rules", "buffers", "_cache", "_checks", "_cores", "_files", "_target"},
     {"jit", "_arrays", "_threads"},
     {"atomics", "elementary", "formats", "gemm"},
     {"activations", "dropout", "losses", "cpu", "gang"},
