@@ -1,5 +1,6 @@
 """What fastadam runs on, and compiling everything ahead: `python -m fastadam info` and `python -m fastadam warmup`."""
 
+import os
 import platform
 import time
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from fastadam import kernels
-from fastadam._cache import cache_directory
+from fastadam._cache import Place, package_place, user_place
 from fastadam._threads import may_launch_parallel
 from fastadam.classifier import MLPClassifier
 from fastadam.cpu import PARALLEL_BYTES
@@ -47,7 +48,8 @@ def info() -> dict[str, str]:
     described["threads"] = f"{available_threads()} available"
     described["parallel kernels"] = _parallel_kernels()
     described["BLAS"] = _blas()
-    described["kernel cache"] = str(cache_directory() or "none: no folder can be written")
+    described["kernel cache"] = _described(user_place(), "kept here")
+    described["package kernels"] = _described(package_place(), "kept here by `warmup --into-package`")
     described["GPU"] = _gpu()
     return described
 
@@ -55,7 +57,8 @@ def info() -> dict[str, str]:
 def warmup() -> float:
     """Compile what the estimators and the optimizers with their usual settings need, for float32 and float64.
 
-    It is left in the disk cache, where later processes find it.
+    It is left in the disk cache, where later processes find it. `python -m fastadam warmup --into-package` leaves it in
+    the installed package, where every user finds it.
 
     Returns
     -------
@@ -102,6 +105,22 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _described(place: Place, kept: str) -> str:
+    """A place of compiled kernels: what is in it, and whether more can be kept there, or why not."""
+    if place.folder is None:
+        return f"none: {place.obstacle()}"
+    if refusal := place.refusal():
+        return refusal
+    try:
+        found = f"{len(os.listdir(place.folder))} kernels"
+    except (FileNotFoundError, NotADirectoryError):
+        found = "no kernels"
+    except OSError as error:
+        found = f"cannot be read ({error.strerror})"
+    obstacle = place.obstacle()
+    return f"{place.folder}: {found}; " + (f"none can be added, since {obstacle}" if obstacle else f"more are {kept}")
 
 
 def _parallel_kernels() -> str:
