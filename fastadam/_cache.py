@@ -139,17 +139,14 @@ def _described(constant: Any) -> Any:
     return type(constant).__name__, repr(constant)
 
 
-def _stamps() -> tuple[Any, ...]:
-    """State of the files and folders that hold the package's code: while it is the same, so is the code."""
-    with contextlib.suppress(Exception):
-        return tuple(_stamp(path) for spec in module_specs() for path in _paths_of(spec))
-    return ()
-
-
-def _paths_of(spec: ModuleSpec) -> Iterator[str]:
-    """Paths that an edit of the module's code changes; some of them need not exist."""
-    archive = getattr(spec.loader, "archive", None)  # of a module in a zip file
-    yield from filter(None, (spec.origin, archive, *(spec.submodule_search_locations or ())))
+def _paths() -> list[str]:
+    """Files and folders, some of which need not exist: while all are as they were, so is the package's code."""
+    paths: list[str | None] = []
+    with contextlib.suppress(Exception):  # as where there is no digest
+        for spec in module_specs():
+            archive = getattr(spec.loader, "archive", None)  # of a module in a zip file
+            paths += [spec.origin, archive, *(spec.submodule_search_locations or ())]
+    return sorted(set(filter(None, paths)))
 
 
 def _stamp(path: str) -> tuple[int, ...] | None:
@@ -164,18 +161,22 @@ class _Sources:
     """The package's code as this process imported it."""
 
     def __init__(self) -> None:
-        self._unchanged = _stamps()  # before the digest, so that an edit between the two is noticed
+        self._paths = _paths()
+        self._stamps = self._now()  # before the digest, so that an edit between the two is noticed
         self.digest = source_digest()
 
     def are_as_imported(self) -> bool:
         """Whether the code is still that which was imported; it is read again only where a file changed."""
-        now = _stamps()
-        if now == self._unchanged:
+        now = self._now()
+        if now == self._stamps:
             return True
         if source_digest() != self.digest:
             return False
-        self._unchanged = now  # only touched, or moved
+        self._stamps = now  # only touched
         return True
+
+    def _now(self) -> list[tuple[int, ...] | None]:
+        return [_stamp(path) for path in self._paths]
 
 
 _SOURCES = _Sources()
