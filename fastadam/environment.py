@@ -1,5 +1,6 @@
 """What fastadam runs on, and compiling everything ahead: `python -m fastadam info` and `python -m fastadam warmup`."""
 
+import os
 import platform
 import time
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from fastadam import kernels
-from fastadam._cache import cache_directory
+from fastadam._cache import Place, package_place, user_place
 from fastadam._cores import process_limits, thread_limits
 from fastadam._target import TARGET
 from fastadam._threads import parallel_threads
@@ -48,7 +49,8 @@ def info() -> dict[str, str]:
     described["threads"] = _threads()
     described["parallel kernels"] = _parallel_kernels()
     described["BLAS"] = _blas()
-    described["kernel cache"] = str(cache_directory() or "none: no folder can be written")
+    described["kernel cache"] = _described(user_place(), "kept here")
+    described["package kernels"] = _described(package_place(), "kept here by `warmup --into-package`")
     described["GPU"] = _gpu()
     return described
 
@@ -56,7 +58,8 @@ def info() -> dict[str, str]:
 def warmup() -> float:
     """Compile what the estimators and the optimizers with their usual settings need, for float32 and float64.
 
-    It is left in the disk cache, where later processes find it.
+    It is left in the disk cache, where later processes find it. `python -m fastadam warmup --into-package` leaves it in
+    the installed package, where every user finds it.
 
     Returns
     -------
@@ -117,6 +120,22 @@ def _cpu() -> str:
     fused = "with fused multiply-add" if TARGET.fused else "without fused multiply-add (slower, and other rounding)"
     vectors = f"vectors of {TARGET.vector_bytes} bytes, tiles of {TILE_ROWS} rows"
     return f"{llvm.get_host_cpu_name()}; code for {TARGET.name}, {fused}, {vectors}"
+
+
+def _described(place: Place, kept: str) -> str:
+    """A place of compiled kernels: what is in it, and whether more can be kept there, or why not."""
+    if place.folder is None:
+        return f"none: {place.obstacle()}"
+    if refusal := place.refusal():
+        return refusal
+    try:
+        found = f"{len(os.listdir(place.folder))} kernels"
+    except (FileNotFoundError, NotADirectoryError):
+        found = "no kernels"
+    except OSError as error:
+        found = f"cannot be read ({error.strerror})"
+    obstacle = place.obstacle()
+    return f"{place.folder}: {found}; " + (f"none can be added, since {obstacle}" if obstacle else f"more are {kept}")
 
 
 def _parallel_kernels() -> str:

@@ -10,7 +10,8 @@ import fastadam
 PACKAGE = Path(fastadam.__file__).parent
 # A module may import the modules of the lines above its own, and no other.
 LAYERS = [
-    {"rules", "buffers", "_cache", "_checks", "_cores", "_files", "_target"},
+    {"_files", "_target"},
+    {"rules", "buffers", "_cache", "_checks", "_cores"},
     {"jit", "_arrays", "_threads"},
     {"atomics", "elementary", "formats", "gemm"},
     {"activations", "dropout", "losses", "cpu", "gang"},
