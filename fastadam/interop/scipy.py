@@ -531,13 +531,13 @@ def _plain(value: Any) -> Any:
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
-def _at_least_0(name: str, value: float | None, default: float) -> float:
-    value = default if value is None else _plain(value)
-    if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value!r}")
-    return value
+def _at_least_0(name: str, value: Any, default: float) -> float:
+    number: Any = default if value is None else _plain(value)
+    if not isinstance(number, Real) or isinstance(number, bool | np.bool_):
+        raise TypeError(f"{name} must be a number, got {number!r}")
+    if not float(number) >= 0:
+        raise ValueError(f"{name} must be at least 0, got {number!r}")
+    return float(number)
 
 
 def _reals(what: str, values: Any) -> Array:
