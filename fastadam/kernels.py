@@ -169,7 +169,7 @@ def _guarded(rule: rules.Rule, body: Callable[..., None]) -> Callable[..., None]
             raise error
         body(p, g, rows, t, hyper)
 
-    @overload(run)
+    @overload(run, inline="always")
     def run_compiled(p, g, rows, t, hyper):
         error = _problem(names, (p, g, *rows))
         message = str(error)
@@ -227,7 +227,7 @@ def _flat(array):
     return array if array.ndim == 1 else array.reshape(-1) if array.flags.c_contiguous else array.T.reshape(-1)
 
 
-@overload(_flat)
+@overload(_flat, inline="always")
 def _flat_compiled(array):
     if array.ndim == 1:
         return lambda array: array
