@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastadam import formats, rules
 from fastadam._arrays import COPY_AT, G_AT, GROUP, OFFSET, P_AT, SIZE
-from fastadam.formats import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
+from fastadam.formats import CODE_BLOCK
 from fastadam.gemm import squared_norm
 from fastadam.jit import array_at, device, kernel, rounded, scalar_rule, stack_array, taker, unrolled
 
@@ -43,7 +43,8 @@ loops get the dither's seeds, one for each state."""
 
 _ema = device(rules.ema)
 _dither, _seed_of = device(formats.dither), device(formats.seed_of)
-_largest, _dithered_bfloat16 = device(formats.largest), device(formats.dithered_bfloat16)
+_largest, _block_scale = device(formats.largest), device(formats.block_scale)
+_dithered_bfloat16, _positive_bfloat16 = device(formats.dithered_bfloat16), device(formats.positive_bfloat16)
 _from_bfloat16 = device(formats.from_bfloat16)
 _DECODERS = {"": device(lambda x: x), "float16": formats.from_float16, "bfloat16": _from_bfloat16}
 _ENCODERS = {"": None, "float16": formats.to_float16, "bfloat16": device(formats.to_bfloat16)}
@@ -102,7 +103,7 @@ def element_loop(variant: Variant) -> Callable[..., None]:
     """
     if variant.state == "uint8":
         return _loop_over_codes(variant)
-    update, (load, store) = _update(variant.rule), _access(len(variant.rule.states), variant.state)
+    update, (load, store) = _update(variant.rule), _access(variant.rule, variant.state)
     prepare, finish = preparation(variant, device), _completion(variant)
     read = _DECODERS[variant.grad]
 
@@ -130,14 +131,16 @@ def _update(rule: rules.Rule) -> Callable[..., Any]:
 MAX_STATES = 4
 
 
-def _access(states: int, form: str) -> tuple[Callable[..., Any], Callable[..., None]]:
+def _access(rule: rules.Rule, form: str) -> tuple[Callable[..., Any], Callable[..., None]]:
     """What loads an element's state as a tuple, and what stores it from behind the parameter."""
     item, assignment = "rows[{k}][i]", "rows[{k}][i] = new[{k} + 1]"
     if form == "bfloat16":
         item = "decoded(rows[{k}][i])"
-        assignment = "rows[{k}][i] = encoded(new[{k} + 1], dither(i, extra[SEED][{k}]))"
+        assignment = "rows[{k}][i] = encoded{k}(new[{k} + 1], dither(i, extra[SEED][{k}]))"
+    states, names = len(rule.states), {"dither": _dither, "SEED": SEED}
+    for k, name in enumerate(rule.states):
+        names[f"encoded{k}"] = _positive_bfloat16 if name in rule.positive else _dithered_bfloat16
     load = unrolled("load(rows, i)", "return ({})", item + ", ", states, decoded=_from_bfloat16)
-    names = {"encoded": _dithered_bfloat16, "dither": _dither, "SEED": SEED}
     return device(load), device(unrolled("store(rows, i, new, extra)", "{}pass", assignment + "; ", states, **names))
 
 
@@ -238,9 +241,9 @@ def _codec(value_of: Callable[..., Any], code_of: Callable[..., Any]) -> _Codec:
 
     @device
     def encode(codes, scales, a, values, seed):
-        scale = _largest(values) / LARGEST_CODE
+        scale = _block_scale(_largest(values))
         scales[a // CODE_BLOCK] = scale
-        inverse, first = np.float32(1) / max(scale, np.float32(SMALLEST_SCALE)), _dither(a, seed)
+        inverse, first = np.float32(1) / scale, _dither(a, seed)
         for j in range(np.uint64(values.size)):  # the dither of j, not of a + j: with 32 bits to an index, not 64
             codes[np.uint64(a) + j] = code_of(values[j], inverse, _dither(j, first))
 

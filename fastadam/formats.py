@@ -11,8 +11,9 @@ largest code. Both kinds have three bits of fraction. A signed state has a sign,
 below; a state that is never negative has five bits, since it holds squares, whose root is what a rule uses. So both
 span five decades. The usual one-byte states look up the nearest of 256 unevenly spaced values; a minifloat is as good,
 since the dither and not the nearest value makes the mean right, and to encode it takes a few integer instructions on
-whole vectors and no square root or search. What is not zero never becomes a code 0 of such a state, as the rule would
-divide by it.
+whole vectors and no square root or search.
+
+What is not zero never becomes zero in a state that is never negative, of either kind, as the rule would divide by it.
 """
 
 from typing import Any
@@ -28,9 +29,6 @@ from fastadam.jit import JIT_DISABLED, device
 CODE_BLOCK = 512
 """Elements that share a scale: 0.8 % more bytes, and still few enough that one outlier spoils little."""
 
-SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-"""Below this, the reciprocal of a scale would be infinite."""
-
 _BY_INDEX, _BY_STEP, _BY_STATE = 0x9E3779B1, 0x85EBCA77, 0x2545F491
 """Odd, and in no simple ratio to 2**32 or each other: the golden ratio's and two more."""
 _WORD = 0xFFFFFFFF
@@ -39,6 +37,9 @@ _PER_UNIFORM = np.float32(2.0**-20)
 
 LARGEST_CODE = np.float32(1.875)
 """What the largest code of both kinds stands for, in units of the block's scale."""
+
+_LEAST_SCALE = np.finfo(np.float32).tiny
+"""The smallest normal number: the reciprocal of a smaller scale may be infinite, and its codes are then others."""
 
 _DROPPED, _UNUSED = np.uint32(20), np.uint32(12)
 """Bits of the fraction that a code has no place for, and bits of the dither that are more than these."""
@@ -177,12 +178,28 @@ def dithered_bfloat16(x, noise):
     return np.uint16(np.uint32(_safe_bits(x) + np.uint32(noise >> np.uint32(16))) >> np.uint32(16))
 
 
+_dithered_bfloat16 = device(dithered_bfloat16)
+
+
+@as_compiled
+def positive_bfloat16(x, noise):
+    """The same of a value that is not negative: 0 is for 0 alone, and the smallest number for all that is below it."""
+    bits = _dithered_bfloat16(x, noise)
+    return np.uint16(1) if bits == 0 and x > 0 else bits
+
+
 def largest(values):
     """The largest magnitude among float32s: compared as integers, which vectorises and lets NaN win."""
     most = np.uint32(0)
     for j in range(np.uint64(values.size)):
         most = max(most, np.uint32(_bits_of(values[j]) & np.uint32(0x7FFFFFFF)))
     return _float_of(most)
+
+
+def block_scale(most):
+    """What the codes of a block stand for multiples of, from its largest magnitude; a normal number, or NaN."""
+    scale = most / LARGEST_CODE
+    return _LEAST_SCALE if scale < _LEAST_SCALE else scale  # written so that NaN stays NaN
 
 
 _uniform = device(uniform)

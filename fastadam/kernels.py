@@ -28,15 +28,17 @@ radam             exp_avg, exp_avg_sq                   lr, beta1, beta2, eps
 lion              exp_avg                               lr, beta1, beta2
 ================= ===================================== ==================================================
 
-Arrays are flat, of one size, all float32 or all float64; hyper-parameters are numbers. `mu_product` is the product of
+Arrays are of one shape, all float32 or all float64; those of several dimensions are contiguous, all in C or all in
+Fortran order. Hyper-parameters are numbers. `mu_product` is the product of
 the momenta of the steps before this one, `fastadam.rules.nadam_momentum(t, beta1, momentum_decay)`, and 1 at first.
 
 Raises
 ------
 ValueError
-    If the sizes differ or `t` is less than 1.
+    If shapes or memory orders differ, an array of several dimensions is not contiguous, one that is written is
+    read-only, or `t` is less than 1.
 TypeError
-    If an array is not flat or not float32 or float64, or the dtypes differ (in compiled code: a TypingError).
+    If an array is not float32 or float64, or the dtypes differ.
 
 Notes
 -----
@@ -70,7 +72,7 @@ from numba.extending import overload
 
 from fastadam import rules
 from fastadam.cpu import BLOCK, PARALLEL_BYTES, Variant, element_loop
-from fastadam.jit import device, kernel, rounded
+from fastadam.jit import device, kernel, rounded, unrolled
 
 _SIGNATURE = """
 def {name}({arguments}):
@@ -90,29 +92,29 @@ _PURPOSES = {
 
 def _kernels_of(rule: rules.Rule) -> tuple[Any, Any, Any]:
     """The three kernels of a rule: the usual one, the serial one, the parallel one."""
-    serial, parallel, check = _serial(rule), _parallel(rule), _check(rule)
+    serial, parallel, check, flats = _serial(rule), _parallel(rule), _check(rule), _flats(rule)
     scalars = _scalars(rule)
 
     @device
     def serial_body(p, g, rows, t, hyper):
         check(p, g, rows, t)
-        serial(p, g, rows, scalars(p, t, hyper))
+        serial(_flat(p), _flat(g), flats(rows), scalars(p, t, hyper))
 
     @device
     def parallel_body(p, g, rows, t, hyper):
         check(p, g, rows, t)
-        parallel(p, g, rows, scalars(p, t, hyper))
+        parallel(_flat(p), _flat(g), flats(rows), scalars(p, t, hyper))
 
     @device
     def body(p, g, rows, t, hyper):
         check(p, g, rows, t)
         if p.size * p.itemsize < PARALLEL_BYTES:
-            serial(p, g, rows, scalars(p, t, hyper))
+            serial(_flat(p), _flat(g), flats(rows), scalars(p, t, hyper))
         else:
-            parallel(p, g, rows, scalars(p, t, hyper))
+            parallel(_flat(p), _flat(g), flats(rows), scalars(p, t, hyper))
 
     bodies = {"": body, "_serial": serial_body, "_parallel": parallel_body}
-    return tuple(_public(rule, suffix, function) for suffix, function in bodies.items())
+    return tuple(_public(rule, suffix, _guarded(rule, function)) for suffix, function in bodies.items())
 
 
 def _public(rule: rules.Rule, suffix: str, body: Callable[..., None]) -> Any:
@@ -157,55 +159,120 @@ def _parallel(rule: rules.Rule) -> Callable[..., None]:
     return parallel
 
 
-def _check(rule: rules.Rule) -> Callable[..., None]:
-    """What refuses arrays of another type or size, and steps that do not count from 1."""
+def _guarded(rule: rules.Rule, body: Callable[..., None]) -> Callable[..., None]:
+    """The body for arrays that it takes; for others it is not compiled, and what is raised says why in one line."""
     names = ("p", "g", *_names(rule.states))
 
-    def check_types(p, g, rows):
-        problem = _type_problem(names, np.ndarray, (p, g, *rows))
-        if problem:
-            raise TypeError(problem)
+    def run(p, g, rows, t, hyper):
+        error = _problem(names, (p, g, *rows))
+        if error:
+            raise error
+        body(p, g, rows, t, hyper)
 
-    @overload(check_types)
-    def check_types_compiled(p, g, rows):
-        problem = _type_problem(names, types.Array, (p, g, *rows))
+    @overload(run, inline="always")
+    def run_compiled(p, g, rows, t, hyper):
+        error = _problem(names, (p, g, *rows))
+        message = str(error)
 
-        def passes(p, g, rows):
-            pass
+        def of_another_type(p, g, rows, t, hyper):
+            raise TypeError(message)
 
-        def fails(p, g, rows):
-            raise TypeError(problem)
+        def of_another_layout(p, g, rows, t, hyper):
+            raise ValueError(message)
 
-        return fails if problem else passes
+        if error:
+            return of_another_type if isinstance(error, TypeError) else of_another_layout
+        return lambda p, g, rows, t, hyper: body(p, g, rows, t, hyper)
 
-    have_size = device(_HAVE_SIZE[len(rule.states)])
+    return run
+
+
+def _problem(names: tuple[str, ...], arrays: tuple[Any, ...]) -> Exception | None:
+    """What keeps a kernel from taking these arrays, or these types of Numba's, as an exception."""
+    for name, array in zip(names, arrays, strict=True):
+        if not isinstance(array, np.ndarray | types.Array):
+            return TypeError(f"{name} must be a float32 or float64 array, got {_kind(array)}")
+        if str(array.dtype) not in ("float32", "float64"):
+            return TypeError(f"{name} must be a float32 or float64 array, got one of {array.dtype}")
+        if array.dtype != arrays[0].dtype:
+            return TypeError(f"{name} must have the dtype of p, {arrays[0].dtype}, got {array.dtype}")
+        if array.ndim != arrays[0].ndim:
+            return ValueError(f"{name} must have the shape of p, of {arrays[0].ndim} dimensions, got {array.ndim}")
+        if array.ndim > 1 and _order(array) == "A":
+            return ValueError(f"{name} must be contiguous, as it has {array.ndim} dimensions, got strides with gaps")
+        if array.ndim > 1 and _order(array) != _order(arrays[0]):
+            return ValueError(f"{name} must have the memory order of p, {_order(arrays[0])}, got {_order(array)}")
+        if name != "g" and not _is_writable(array):
+            return ValueError(f"{name} must be writable, got a read-only array")
+    return None
+
+
+def _kind(value: Any) -> str:
+    return str(value) if isinstance(value, types.Type) else type(value).__name__
+
+
+def _order(array: Any) -> str:
+    """The order of the elements in memory: "C", "F", or "A" if they are not contiguous."""
+    if isinstance(array, types.Array):
+        return str(array.layout)
+    return "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else "A"
+
+
+def _is_writable(array: Any) -> bool:
+    return bool(array.mutable if isinstance(array, types.Array) else array.flags.writeable)
+
+
+def _flat(array):
+    """The elements of a contiguous array in the order that they have in memory; an array of one dimension itself."""
+    return array if array.ndim == 1 else array.reshape(-1) if array.flags.c_contiguous else array.T.reshape(-1)
+
+
+@overload(_flat, inline="always")
+def _flat_compiled(array):
+    if array.ndim == 1:
+        return lambda array: array
+    if array.layout == "F":
+        return lambda array: array.T.reshape(array.size)
+    return lambda array: array.reshape(array.size)
+
+
+_FLATS: tuple[Callable[..., Any], ...] = (
+    lambda rows: (),
+    lambda rows: (_flat(rows[0]),),
+    lambda rows: (_flat(rows[0]), _flat(rows[1])),
+    lambda rows: (_flat(rows[0]), _flat(rows[1]), _flat(rows[2])),
+)
+
+
+def _flats(rule: rules.Rule) -> Callable[..., Any]:
+    return device(_FLATS[len(rule.states)])
+
+
+def _check(rule: rules.Rule) -> Callable[..., None]:
+    """What refuses arrays of another shape, and steps that do not count from 1."""
+    same = {f"same{k}": _same_shape(name) for k, name in enumerate(_names(rule.states))}
+    states = device(unrolled("states(p, rows)", "{}pass", "same{k}(p, rows[{k}]); ", len(rule.states), **same))
+    gradient = _same_shape("g")
 
     @device
     def check(p, g, rows, t):
-        check_types(p, g, rows)
-        if g.size != p.size or not have_size(rows, p.size):
-            raise ValueError("the arrays must have the same size")
+        gradient(p, g)
+        states(p, rows)
         if t < 1:
             raise ValueError("t must be at least 1: it counts the steps, this one included")
 
     return check
 
 
-_HAVE_SIZE: tuple[Callable[..., bool], ...] = (
-    lambda rows, size: True,
-    lambda rows, size: rows[0].size == size,
-    lambda rows, size: rows[0].size == size and rows[1].size == size,
-    lambda rows, size: rows[0].size == size and rows[1].size == size and rows[2].size == size,
-)
+def _same_shape(name: str) -> Callable[..., None]:
+    message = f"{name} must have the same size and shape as p"
 
+    @device
+    def same(p, array):
+        if array.shape != p.shape:
+            raise ValueError(message)
 
-def _type_problem(names: tuple[str, ...], kind: Any, arrays: tuple[Any, ...]) -> str:
-    for name, array in zip(names, arrays, strict=True):
-        if not isinstance(array, kind) or array.ndim != 1 or str(array.dtype) not in ("float32", "float64"):
-            return f"{name} must be a flat float32 or float64 array"
-        if array.dtype != arrays[0].dtype:
-            return f"{name} must have the dtype of p, {arrays[0].dtype}, got {array.dtype}"
-    return ""
+    return same
 
 
 sgd_step, sgd_step_serial, sgd_step_parallel = _kernels_of(rules.SGD)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from naive import assert_same_bits
 
-from fastadam import SGD, Adagrad, Adam, AdamW, FlatBuffer, Lion, RMSprop, formats
+from fastadam import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, FlatBuffer, Lion, NAdam, RAdam, RMSprop, formats
 from fastadam.buffers import bfloat16_bits, bfloat16_values
 from fastadam.formats import CODE_BLOCK
 from fastadam.jit import JIT_DISABLED, device, kernel
@@ -40,6 +40,7 @@ def compiled(function):
 from_bfloat16, to_bfloat16 = compiled(formats.from_bfloat16), compiled(formats.to_bfloat16)
 dithered_bfloat16 = compiled(formats.dithered_bfloat16)
 half_value, half_bits = compiled(formats.half_value), compiled(formats.half_bits)
+positive_bfloat16, block_scale = compiled(formats.positive_bfloat16), compiled(formats.block_scale)
 signed_code, positive_code = compiled(formats.signed_code), compiled(formats.positive_code)
 signed_value, positive_value = compiled(formats.signed_value), compiled(formats.positive_value)
 
@@ -194,6 +195,55 @@ def test_a_packed_state_stays_close_to_the_whole_one(rule, state_dtype):
     moved = moved + whole.params
     difference = np.linalg.norm(packed.params - whole.params) / np.linalg.norm(moved)
     assert 0 < difference < {"bfloat16": 0.03, "uint8": 0.15}[state_dtype] * (10 if rule is Lion else 1)
+
+
+SMALL_EPS = {Adam: 1e-30, RMSprop: 1e-30, Adagrad: 1e-30, NAdam: 1e-30, RAdam: 1e-30, Adadelta: 1e-38, Adamax: 1e-38}
+
+
+def moved(rule, state_dtype, size):
+    """How far gradients of a size move the parameters, where eps does not hide what the state holds."""
+    options = {"eps": SMALL_EPS[rule]} if rule in SMALL_EPS else {}
+    options |= {"momentum": 0.9} if rule in (SGD, RMSprop) else {}
+    optimizer = rule(p := np.zeros(2 * CODE_BLOCK, np.float32), lr=1.0, state_dtype=state_dtype, **options)
+    rng, sizes = np.random.default_rng(0), np.random.default_rng(1).uniform(0.5, 1, p.size)
+    for _ in range(10):
+        optimizer.step((size * sizes * np.sign(rng.standard_normal(p.size) + 0.5)).astype(np.float32))
+    return p.astype(float)
+
+
+@pytest.mark.skipif(JIT_DISABLED, reason="NumPy warns of the denormal numbers that this is about")
+@pytest.mark.parametrize("rule", [Adam, SGD, RMSprop, Adagrad, Adadelta, Adamax, NAdam, RAdam, Lion])
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "uint8"])
+def test_gradients_of_any_size_move_the_parameters_as_with_a_state_in_float32(rule, state_dtype):
+    most = {"bfloat16": 2e-2, "uint8": 8e-2}[state_dtype] * (4 if rule is Lion else 1)
+    for exponent in (-30, -25, -22, -21, -20, -19, -18, -17, -10, 0, 10, 18):
+        packed, whole = (moved(rule, kind, 10.0**exponent) for kind in (state_dtype, None))
+        if state_dtype == "bfloat16" and -23 < exponent < -18:  # squares below bfloat16's smallest number count as that
+            assert (abs(packed) <= 1.1 * abs(whole).max()).all()
+        else:
+            assert np.linalg.norm(packed - whole) <= most * np.linalg.norm(whole), exponent
+
+
+@given(most=st.floats(0, float(np.finfo(np.float32).max), width=32))
+def test_the_scale_of_a_block_is_never_a_denormal_number(most):
+    (scale,) = block_scale(np.float32([most]), np.float32)
+    assert np.finfo(np.float32).tiny <= scale < np.inf
+    assert most / scale <= formats.LARGEST_CODE * (1 + 1e-6)
+
+
+def test_the_scale_of_a_block_with_nan_or_infinity_is_that():
+    scales = block_scale(np.float32([np.nan, np.inf]), np.float32)
+    assert np.isnan(scales[0])
+    assert scales[1] == np.inf
+
+
+def test_what_is_not_zero_never_becomes_zero_as_a_square_in_bfloat16():
+    x = np.float32([0, 1e-45, 1e-42, 9e-41, 1e-30, 1, 3e38])
+    for noise in np.uint32([0, 2**31, 2**32 - 1]):
+        bits = positive_bfloat16(x, np.uint16, noise)
+        assert bits[0] == 0
+        assert (bits[1:] > 0).all()
+        assert (bits[4:] == dithered_bfloat16(x, np.uint16, noise)[4:]).all()
 
 
 @pytest.mark.parametrize("state_dtype", ["bfloat16", "uint8"])

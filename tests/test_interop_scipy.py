@@ -596,6 +596,50 @@ def test_numbers_may_be_of_any_type(name, value):
     assert minimized(**{"maxiter": 20, name: value}).nit <= 20
 
 
+def an_array_of_no_dimensions(value):
+    return np.array(value)
+
+
+@pytest.mark.parametrize("convert", [an_array_of_no_dimensions, np.float64, np.float32])
+def test_a_number_may_be_a_scalar_of_numpys(convert):
+    for name, value in {"maxiter": 9, "maxfun": 9, "gtol": 0.5, "ftol": 0.5, "lr": 0.5, "eps": 0.5}.items():
+        ours, peer = (minimized(**{"maxiter": 20, name: number}) for number in (convert(value), value))
+        assert_same_bits(ours.x, peer.x)
+    assert minimized(tol=convert(0.5)).nit == minimized(tol=0.5).nit
+    rate = minimize(rosen, [2.0, 2.0], jac=rosen_der, method=adam, options={"schedule": lambda t: convert(0.5)})
+    assert rate.nit == minimized(x0=[2.0, 2.0], lr=0.5).nit
+
+
+OPTIONS = {name: sorted(interop._keywords(optimizer_of(name))) for name in interop.__all__ if name != "minimizer"}
+NONES = ["schedule", "maxiter", "maxfun", "gtol", "ftol", "disp", "finite_diff_method", "finite_diff_rel_step"]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_is_none_has_its_default_as_in_scipy(name):
+    method = getattr(interop, name)
+    default = minimize(bowl, [0.5], method=method, tol=0.99)
+    assert 0 < default.nit < 100
+    for nones in ([*NONES, *OPTIONS[name]], *([option] for option in (*NONES, *OPTIONS[name]))):
+        result = minimize(bowl, [0.5], method=method, tol=0.99, options=dict.fromkeys(nones))
+        assert_same_bits(result.x, default.x)
+        assert (result.nit, result.nfev, result.message) == (default.nit, default.nfev, default.message)
+
+
+def test_limits_that_are_none_are_the_default_ones():
+    assert minimized(tol=None).nit == minimized().nit
+    result = minimized(bowl, [1.0], jac=bowl_der, lr=1e-9, maxiter=None, maxfun=None)
+    assert (result.status, result.nit) == (1, 15_000)
+    for method, option in (("BFGS", "maxiter"), ("CG", "maxiter"), ("Nelder-Mead", "maxfev"), ("TNC", "maxfun")):
+        jac = None if method == "Nelder-Mead" else bowl_der
+        assert minimize(bowl, [1.0], jac=jac, method=method, options={option: None}).nit > 0  # as these take it
+
+
+def test_a_rate_that_is_none_leaves_it_to_the_schedule():
+    schedules = [{"schedule": lambda t: 0.1, "lr": None}, {"schedule": None, "lr": 0.1}]
+    one, other = (minimize(rosen, [2.0, 2.0], jac=rosen_der, method=adam, options=options) for options in schedules)
+    assert_same_bits(one.x, other.x)
+
+
 BAD_OPTIONS = {
     "schedule that is a number": ({"schedule": 0.1}, TypeError, "schedule must"),
     "rate and schedule": ({"schedule": lambda t: 0.1, "lr": 0.1}, ValueError, "lr and schedule"),
@@ -603,7 +647,9 @@ BAD_OPTIONS = {
     "schedule that gives no rate": ({"schedule": lambda t: None}, TypeError, "lr must"),
     "betas": ({"betas": (0.9, 1.0)}, ValueError, "betas"),
     "scheme": ({"finite_diff_method": "4-point"}, ValueError, "finite_diff_method must"),
-    "scheme that is no text": ({"finite_diff_method": None}, ValueError, "finite_diff_method must"),
+    "scheme that is no text": ({"finite_diff_method": 2}, ValueError, "finite_diff_method must"),
+    "relative step that is not finite": ({"finite_diff_rel_step": math.nan}, ValueError, "finite_diff_rel_step must"),
+    "disp that is neither true nor false": ({"disp": np.ones(2)}, ValueError, "ambiguous"),
     "relative steps of another shape": ({"finite_diff_rel_step": [1e-8] * 3}, ValueError, "finite_diff_rel_step must"),
     "relative step that is no number": ({"finite_diff_rel_step": "a"}, TypeError, "finite_diff_rel_step must"),
 }

@@ -241,10 +241,14 @@ def alignment(form: Pass) -> Callable[..., bool]:
 # --- a thread's part of a chunk -------------------------------------------------------------------------------------
 
 
+def is_positive(form: Pass, r: int) -> bool:
+    """Whether a row of the state is never negative."""
+    return form.variant.rule.states[r] in form.variant.rule.positive
+
+
 def codec_of(form: Pass, r: int) -> Codec:
     """What encodes a row of the state in one byte."""
-    rule = form.variant.rule
-    return POSITIVE if rule.states[r] in rule.positive else SIGNED
+    return POSITIVE if is_positive(form, r) else SIGNED
 
 
 class Text:
@@ -274,9 +278,9 @@ class Text:
         }
         for r in self.rows:
             access = row(form.rows[r].dtype, self.lanes)
-            dithered = form.rows[r].dtype == "bfloat16"
-            self.names[f"load_{r}"] = access.load
-            self.names[f"store_{r}"] = dithered_store(self.lanes) if dithered else access.store
+            self.names[f"load_{r}"], self.names[f"store_{r}"] = access.load, access.store
+            if form.rows[r].dtype == "bfloat16":  # a state, which is dithered
+                self.names[f"store_{r}"] = dithered_store(self.lanes, positive=is_positive(form, r))
         for r in self.scales:
             self.names[f"decode_{r}"] = codec_of(form, r).decode
             self.names["load_scale"] = row(form.dtype, 1).load

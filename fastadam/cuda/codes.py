@@ -38,15 +38,14 @@ from fastadam.cuda.jit import (
     float_of,
     kernel,
     loader,
-    maximum,
     memory,
     warp_maximum,
     written,
 )
-from fastadam.cuda.storage import dither, each, row
-from fastadam.formats import CODE_BLOCK, LARGEST_CODE, SMALLEST_SCALE
+from fastadam.cuda.storage import block_scale, dither, each, row
+from fastadam.formats import CODE_BLOCK
 
-_LEAST, _ONE, _MAGNITUDE = np.float32(SMALLEST_SCALE), np.float32(1), np.uint32(0x7FFFFFFF)
+_ONE, _MAGNITUDE = np.float32(1), np.uint32(0x7FFFFFFF)
 
 
 @device
@@ -58,12 +57,12 @@ def _magnitude(x):
 @device
 def _scale(most):
     """What the codes of a block are multiplied by, from the bits of its largest magnitude."""
-    return float_of(most) / LARGEST_CODE
+    return block_scale(float_of(most))
 
 
 @device
 def _inverse(most):
-    return _ONE / maximum(_scale(most), _LEAST)
+    return _ONE / _scale(most)
 
 
 @device

@@ -24,6 +24,8 @@ _safe_bits, _uniform = _compiled(formats.nan_safe_bits), _compiled(formats.unifo
 from_bfloat16 = _compiled(formats.from_bfloat16)
 to_bfloat16 = _compiled(formats.to_bfloat16, _safe_bits=_safe_bits)
 dithered_bfloat16 = _compiled(formats.dithered_bfloat16, _safe_bits=_safe_bits)
+positive_bfloat16 = _compiled(formats.positive_bfloat16, _dithered_bfloat16=dithered_bfloat16)
+block_scale = _compiled(formats.block_scale)
 
 
 class Codec(NamedTuple):
@@ -74,10 +76,11 @@ def row(dtype: str, lanes: int) -> Row:
 
 
 @functools.cache
-def dithered_store(lanes: int) -> Callable[..., None]:
+def dithered_store(lanes: int, *, positive: bool) -> Callable[..., None]:
     """What stores neighbours as bfloat16, dithered: `store(address, values, index of the first, seed)`."""
     rounded = each(lanes, "encode(values[{lane}], dither({lane}, first))")
     text = (
         f"def function(address, values, index, seed):\n    first = dither(index, seed)\n    store(address, {rounded})\n"
     )
-    return written(text, store=row("uint16", lanes).store, encode=dithered_bfloat16, dither=dither)
+    encode = positive_bfloat16 if positive else dithered_bfloat16
+    return written(text, store=row("uint16", lanes).store, encode=encode, dither=dither)

@@ -37,7 +37,8 @@ _USER_CODE = 5  # stack levels up from `_warn`: what calls it, the method, `mini
 
 _DOC = """Minimize a function with `{package}.{optimizer}`: a method of `scipy.optimize.minimize`.
 
-    Give it as `method={name}`; it takes what `minimize` hands on, and the entries of `options`.
+    Give it as `method={name}`; it takes what `minimize` hands on, and the entries of `options`. An option that is None
+    has its default, as with SciPy's own methods.
 
     Parameters
     ----------
@@ -71,8 +72,8 @@ _DOC = """Minimize a function with `{package}.{optimizer}`: a method of `scipy.o
     gtol : float, default=1e-5
         Success when no component of the projected gradient is larger; `tol` of `minimize` sets it too.
     ftol : float, default=0
-        Success when an iteration changes `fun` by no more than `ftol * max(abs(before), abs(after), 1)`. 0 or None is
-        off: on its way `fun` rises and falls, and at a turn it changes little.
+        Success when an iteration changes `fun` by no more than `ftol * max(abs(before), abs(after), 1)`. 0 is off: on
+        its way `fun` rises and falls, and at a turn it changes little.
     disp : bool, default=False
         Print a summary at the end.
     finite_diff_method : {{"2-point", "3-point", "cs"}}, default="2-point"
@@ -170,25 +171,28 @@ def minimizer(optimizer_class: Callable[..., _Optimizer]) -> Callable[..., Optim
         callback: Callable[..., object] | None = None,
         tol: float | None = None,
         schedule: Callable[[int], float] | None = None,
-        maxiter: float = 15_000,
-        maxfun: float = math.inf,
+        maxiter: float | None = None,
+        maxfun: float | None = None,
         gtol: float | None = None,
-        ftol: float | None = 0.0,
-        disp: bool = False,
-        finite_diff_method: str = "2-point",
+        ftol: float | None = None,
+        disp: bool | None = None,
+        finite_diff_method: str | None = None,
         finite_diff_rel_step: Any = None,
         **options: Any,
     ) -> OptimizeResult:
         _warn_of_unused(name, hess, hessp, constraints)
         _warn_of_unknown(options.keys() - keywords)
+        options = {key: _plain(value) for key, value in options.items() if key in keywords and value is not None}
         _check_schedule(schedule, options)
+        disp = bool(disp)
         stops = _Stops.of(gtol, tol, ftol, maxiter, maxfun)
         announce = _announcer(callback)
         x = _reals("x0", x0).ravel()
         box = _Box.of(bounds, x.size)
         box.project(x)
-        optimizer = optimizer_class(x, **{key: value for key, value in options.items() if key in keywords})
-        difference = _Difference.of(jac if isinstance(jac, str) else finite_diff_method, finite_diff_rel_step, box)
+        optimizer = optimizer_class(x, **options)
+        scheme = "2-point" if finite_diff_method is None else finite_diff_method
+        difference = _Difference.of(jac if isinstance(jac, str) else scheme, finite_diff_rel_step, box)
         objective = _Objective(fun, jac if callable(jac) else difference, args)
         walk = _Walk(objective, x, box, optimizer, schedule)
         ending = walk.go(stops, announce)
@@ -297,6 +301,8 @@ class _Difference:
         if rel_step is None:
             return cls(scheme, None, box)
         rel_step = _reals("finite_diff_rel_step", rel_step)
+        if not np.isfinite(rel_step).all():
+            raise ValueError(f"finite_diff_rel_step must be finite, got {rel_step}")
         try:
             return cls(scheme, np.broadcast_to(rel_step, box.lower.shape), box)
         except ValueError as error:
@@ -369,13 +375,15 @@ class _Stops:
     maxfun: float
 
     @classmethod
-    def of(cls, gtol: float | None, tol: float | None, ftol: float | None, maxiter: float, maxfun: float) -> "_Stops":
-        tol = _at_least_0("tol", 1e-5 if tol is None else tol)
+    def of(
+        cls, gtol: float | None, tol: float | None, ftol: float | None, maxiter: float | None, maxfun: float | None
+    ) -> "_Stops":
+        tol = _at_least_0("tol", tol, 1e-5)
         return cls(
-            gtol=tol if gtol is None else _at_least_0("gtol", gtol),
-            ftol=_at_least_0("ftol", 0.0 if ftol is None else ftol),
-            maxiter=_at_least_0("maxiter", maxiter),
-            maxfun=_at_least_0("maxfun", maxfun),
+            gtol=_at_least_0("gtol", gtol, tol),
+            ftol=_at_least_0("ftol", ftol, 0.0),
+            maxiter=_at_least_0("maxiter", maxiter, 15_000),
+            maxfun=_at_least_0("maxfun", maxfun, math.inf),
         )
 
     def ending(self, walk: "_Walk") -> _Ending | None:
@@ -430,7 +438,7 @@ class _Walk:
 
     def _step(self) -> _Point:
         if self._schedule is not None:
-            self._optimizer.lr = self._schedule(self.nit)
+            self._optimizer.lr = _plain(self._schedule(self.nit))
         self._optimizer.step(self.last.jac)
         self._box.project(self._x)
         return self.objective.at(self._x)
@@ -518,12 +526,18 @@ def _check_schedule(schedule: Any, options: Mapping[str, Any]) -> None:
         raise ValueError("lr and schedule must not both be given: the schedule is the learning rate")
 
 
-def _at_least_0(name: str, value: float) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value!r}")
-    return value
+def _plain(value: Any) -> Any:
+    """An array of no dimensions as the number in it, which is what SciPy takes it for."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def _at_least_0(name: str, value: Any, default: float) -> float:
+    number: Any = default if value is None else _plain(value)
+    if not isinstance(number, Real) or isinstance(number, bool | np.bool_):
+        raise TypeError(f"{name} must be a number, got {number!r}")
+    if not float(number) >= 0:
+        raise ValueError(f"{name} must be at least 0, got {number!r}")
+    return float(number)
 
 
 def _reals(what: str, values: Any) -> Array:
