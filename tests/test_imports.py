@@ -22,6 +22,7 @@ LAYERS = [
     {"_callbacks", "_device", "_lbfgs", "_rates", "_solvers"},
     {"_constraints", "_messages"},
     {"_model"},
+    {"_ranges"},
     {"_estimator"},
     {"classifier", "regressor"},
     {"checkpoint", "display", "environment", "presets"},
