@@ -132,7 +132,7 @@ def check_training(estimator: Any, optimizer: Optimizer, progress: Progress) -> 
     if moments and progress.best is None:
         raise NonFiniteError(
             f"Solver produced a non-finite {moments[0]} of the gradient in {dtype}, with which weights do not change. "
-            "The input data may contain large values and need to be preprocessed."
+            "X, y or alpha may be too large, or sample_weight too small."
         )
     curves = {"loss_curve_": losses, "validation_scores_": scores}
     curves["validation_loss_curve_"] = progress.validation_losses[epochs]
