@@ -37,6 +37,7 @@ from fastadam._ranges import (
     check_fits,
     check_loss,
     check_numbers,
+    check_predictions,
     check_training,
     checked_weights,
     is_finite,
@@ -153,6 +154,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
                 self._fit_epochs(optimizer, progress, random_state, data, given, given_val, incremental)
                 if initial and self.n_iter_:
                     warn_if_untrained(self, initial)
+            check_predictions(self, X)
         self.__dict__.pop("_resumes", None)
         return self
 

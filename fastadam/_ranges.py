@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from fastadam._model import Data
 from fastadam._optimizer import Optimizer
+from fastadam.network import as_samples, layout_of, predict
 from fastadam.trainer import Progress
 
 Array = NDArray[Any]
@@ -25,12 +26,19 @@ _USUAL_EXPONENT = 60
 """Weights whose largest is within two to the power of this, or of minus this, stay as they are."""
 _LARGE = 100.0
 """Size from which an argument is named as a possible cause of an overflow."""
+_LARGE_PARAMETER = 1e6
+"""Size of a parameter from which predictions are looked at: those of training samples, as many as `_ROWS`."""
+_ROWS = 100
 _WITHOUT_EPSILON = ("sgd", "lion", "lbfgs")
 
 NON_FINITE_PARAMETERS = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
 )
 """scikit-learn's message."""
+NON_FINITE_PREDICTIONS = (
+    "Solver produced parameter weights so large that predictions are not finite. The input data may contain large "
+    "values and need to be preprocessed."
+)
 
 
 class NonFiniteError(ValueError):
@@ -141,6 +149,17 @@ def check_training(estimator: Any, optimizer: Optimizer, progress: Progress) -> 
         warnings.warn(
             f"Training has met numbers that are not finite, in {', '.join(wrong)}.", ConvergenceWarning, stacklevel=2
         )
+
+
+def check_predictions(estimator: Any, X: Any) -> None:
+    """Refuse a model that has grown so large in its last step that it cannot predict what it was trained on."""
+    params = estimator._params
+    rows = np.arange(min(_ROWS, X.shape[0]))
+    if not np.abs(params.flat).max() > _LARGE_PARAMETER or not _values(X).size:
+        return
+    layout = layout_of(params, estimator._activations(params))
+    if not is_finite(predict(layout, params.flat, as_samples(X[: rows.size], params.dtype), rows)):
+        raise NonFiniteError(NON_FINITE_PREDICTIONS)
 
 
 def warn_if_untrained(estimator: Any, before: list[Array]) -> None:

@@ -411,7 +411,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             weight: Array = compute_sample_weight("balanced", self._labels_of(y))
         else:
             weight = self._weights_of_classes()[y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(np.intp)]
-        return weight if sample_weight is None else weight * sample_weight
+        if sample_weight is None:
+            return weight
+        with np.errstate(over="ignore"):  # the sum of the products is checked
+            return weight * sample_weight
 
     def _weights_of_classes(self) -> Array:
         """The weight of each of `classes_`, also of those that these samples have none of."""
