@@ -183,7 +183,11 @@ def naming_what_is_large(estimator: Any, data: Data) -> Iterator[None]:
         sizes = _sizes(estimator, data)
         name = max(sizes, key=sizes.__getitem__)
         cause = f" The cause may be {name}, with values of up to {sizes[name]:.1e}." if sizes[name] > _LARGE else ""
-        raise ValueError(f"{error}{cause}") from None
+        if str(error) != NON_FINITE_PARAMETERS:
+            raise ValueError(f"{error}{cause}") from None
+        refusal = ValueError(str(error))  # scikit-learn's message stays as it is, and the cause is a note below it
+        refusal.add_note(cause.strip())
+        raise refusal from None
 
 
 def _sizes(estimator: Any, data: Data) -> Mapping[str, float]:
