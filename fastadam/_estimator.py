@@ -20,7 +20,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastadam import _constraints as constraints
 from fastadam._arrays import is_device_array
@@ -31,6 +31,20 @@ from fastadam._lbfgs import minimize
 from fastadam._messages import print_epoch, print_stalled, warn_of
 from fastadam._model import Data, TrainedNetwork, engine_of, held_out_of, validation_of, watch
 from fastadam._optimizer import Optimizer
+from fastadam._ranges import (
+    NON_FINITE_PARAMETERS,
+    NonFiniteError,
+    check_fits,
+    check_loss,
+    check_numbers,
+    check_predictions,
+    check_training,
+    checked_weights,
+    is_finite,
+    naming_what_is_large,
+    scaled,
+    warn_if_untrained,
+)
 from fastadam._rates import rate_of
 from fastadam._solvers import SOLVERS, go_on, make_optimizer
 from fastadam.buffers import FlatBuffer
@@ -121,23 +135,50 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         continuing = hasattr(self, "coefs_") and (self.warm_start or incremental or self._is_resuming())
         given = X, y
         X, y, sample_weight = checked(self, X, y, sample_weight, incremental=incremental, reset=not continuing)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
         given_val = self._validated(validation, y.shape[1])
-        data = Data(X, y, sample_weight, self._loss_targets(y), self._loss_weight(y, sample_weight, incremental))
+        data = self._data(X, y, sample_weight, incremental)
         random_state = self._random_stream(continuing)
         units = [X.shape[1], *hidden, y.shape[1]]
         params = self._continued(units, X.dtype) if continuing else self._started(units, X.dtype, random_state)
+        self._check_ranges(data, given_val, params.dtype)
         self.out_activation_ = LOSSES[self._loss_name()].link
-        if self.solver == "lbfgs":
-            self._random_state, self._seed = random_state, self.random_state
-            self._fit_lbfgs(params, data, EpochCallbacks(self, given, sample_weight, self.max_iter, self._copy_of_fit))
-        else:
-            optimizer, progress = self._start(params, continuing, random_state)
-            self._fit_epochs(optimizer, progress, random_state, data, given, given_val, incremental)
+        initial = [] if continuing else [params[name].copy() for name in params if name.startswith("b")]
+        with naming_what_is_large(self, data):
+            if self.solver == "lbfgs":
+                self._random_state, self._seed = random_state, self.random_state
+                callbacks = EpochCallbacks(self, given, data.sample_weight, self.max_iter, self._copy_of_fit)
+                self._fit_lbfgs(params, data, callbacks)
+            else:
+                optimizer, progress = self._start(params, continuing, random_state)
+                self._fit_epochs(optimizer, progress, random_state, data, given, given_val, incremental)
+                if initial and self.n_iter_:
+                    warn_if_untrained(self, initial)
+            check_predictions(self, X)
         self.__dict__.pop("_resumes", None)
         return self
+
+    def _data(self, X: Any, y: Array, sample_weight: Any, incremental: bool) -> Data:
+        """Validated X and y with their weights; extreme weights are scaled, and the penalty with them."""
+        alpha = float(self.alpha)
+        if sample_weight is not None:
+            sample_weight, scale = checked_weights("sample_weight", sample_weight, X)
+            alpha *= scale
+        weight = self._loss_weight(y, sample_weight, incremental)
+        if weight is not None and weight is not sample_weight:
+            if not (incremental or weight.any()):
+                raise ValueError(f"class_weight={self.class_weight!r} and sample_weight leave no weight but zero")
+            weight, scale = scaled("the product of class_weight and sample_weight", weight)
+            alpha *= scale
+        return Data(X, y, sample_weight, self._loss_targets(y), weight, alpha)
+
+    def _check_ranges(self, data: Data, given_val: tuple[Any, Array, Array | None] | None, dtype: Any) -> None:
+        """Refuse what the type that is computed with cannot hold."""
+        dtype = np.float64 if self.solver == "lbfgs" else dtype
+        check_numbers(self, dtype)
+        X_val, y_val, _ = given_val or (None,) * 3
+        for name, values in {"X": data.X, "y": data.loss_targets, "X_val": X_val, "y_val": y_val}.items():
+            check_fits(name, values, dtype)
 
     def _fit_epochs(
         self,
@@ -158,7 +199,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         callbacks = EpochCallbacks(self, given, data.sample_weight, epochs, self._copy_of_fit)
         params: FlatBuffer = optimizer.params  # type: ignore[assignment]
         samples = samples_of(data.X, params.dtype, data.loss_targets, data.loss_weight)
-        with engine_of(self, optimizer, samples, progress) as engine:
+        with engine_of(self, optimizer, samples, progress, data.alpha) as engine:
             model = TrainedNetwork(params, optimizer, engine)
             if given_val is not None:
                 watch(self, model, validation_of(*given_val, params.dtype), progress, was_given=True)
@@ -182,7 +223,10 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             y = y.reshape(-1, 1) if y.ndim == 1 else y
             if y.shape[1] != n_outputs:
                 raise ValueError(f"y has {y.shape[1]} outputs, but {n_outputs} are trained")
-            weight = None if weight is None else _check_sample_weight(weight, X, dtype=X.dtype)
+            if weight is not None:
+                weight, _ = checked_weights("sample_weight_val", weight, X)
+                if weight.sum(dtype=np.float64) == 0:
+                    raise ValueError("sample_weight_val must not sum to zero")
         except ValueError as error:
             raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
         return X, y, weight
@@ -247,7 +291,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         try:
             self.loss_, self.n_iter_ = minimize(
                 params, activations, (data.X, data.loss_targets, data.loss_weight), self._loss_name(), setting,
-                alpha=self.alpha, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol, verbose=self.verbose,
+                alpha=data.alpha, max_iter=self.max_iter, max_fun=self.max_fun, tol=self.tol, verbose=self.verbose,
                 n_threads=self.n_threads, callback=end_iteration,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -486,11 +530,12 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         return constraints.activation_names(self.activation, len(params) // 2 - 1)
 
     def _check_finite(self) -> None:
-        if not np.isfinite(self._params.flat).all():
-            raise ValueError(
-                "Solver produced non-finite parameter weights. The input data may contain large values and need to"
-                " be preprocessed."
-            )
+        if not is_finite(self._params.flat):
+            raise NonFiniteError(NON_FINITE_PARAMETERS)
+        if self.solver != "lbfgs":
+            check_training(self, self._optimizer, self._progress)
+        else:
+            check_loss(self.loss_, np.float64)
 
     # --- predicting, pickling -------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ class Data(NamedTuple):
     """The targets as the loss is taken of them."""
     loss_weight: Array | None
     """The weights as the loss has them."""
+    alpha: float
+    """The strength of the penalty beside these weights."""
 
 
 class Validation(NamedTuple):
@@ -116,15 +118,17 @@ def held_out_of(data: Data, samples: Samples, rows: Array, *, alone: bool) -> Va
     return Validation(samples, rows, None, data.y[rows], weight)
 
 
-def engine_of(estimator: Any, optimizer: Optimizer, samples: Samples, progress: Progress) -> "Engine | DeviceEngine":
-    """What trains the optimizer's parameters on these samples, as the estimator wants it."""
+def engine_of(
+    estimator: Any, optimizer: Optimizer, samples: Samples, progress: Progress, alpha: float
+) -> "Engine | DeviceEngine":
+    """What trains the optimizer's parameters on these samples, as the estimator wants it; `alpha` is of the penalty."""
     params: FlatBuffer = optimizer.params  # type: ignore[assignment]
     assert progress.order is not None
     n_rows, dropout = progress.order.size, float(estimator.dropout)
     update, rows = update_of(optimizer, estimator.solver), batch_rows(estimator.batch_size, n_rows)
     activations, loss = estimator._activations(params), estimator._loss_name()
     options: dict[str, Any] = {
-        "alpha": 0.0 if decays_by_itself(estimator.solver) else estimator.alpha,
+        "alpha": 0.0 if decays_by_itself(estimator.solver) else alpha,
         "loss_setting": estimator._loss_setting(params.dtype),
         "clip_norm": estimator.clip_norm, "dropout": dropout, "seed": progress.seed,
     }  # fmt: skip

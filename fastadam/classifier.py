@@ -13,7 +13,7 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
@@ -379,7 +379,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            self._check_same_classes(unique_labels(y), all_of_them=self.warm_start)
+            self._check_same_classes(unique_labels(y), all_of_them=self.warm_start and not incremental)
         return X, self._label_binarizer.transform(y).astype(bool)
 
     def _validate_validation(self, X: Any, y: Any) -> tuple[Any, Array]:
@@ -408,12 +408,17 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
                 "class_weight='balanced' is not supported for partial_fit, which sees a part of the data at a time; "
                 "give the weights of the classes as a dict"
             )
-        if self.class_weight != "balanced":
-            self._check_weights_of_classes()
-        weight: Array = compute_sample_weight(self.class_weight, self._labels_of(y))
-        return weight if sample_weight is None else weight * sample_weight
+        if self.class_weight == "balanced":
+            weight: Array = compute_sample_weight("balanced", self._labels_of(y))
+        else:
+            weight = self._weights_of_classes()[y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(np.intp)]
+        if sample_weight is None:
+            return weight
+        with np.errstate(over="ignore"):  # the sum of the products is checked
+            return weight * sample_weight
 
-    def _check_weights_of_classes(self) -> None:
+    def _weights_of_classes(self) -> Array:
+        """The weight of each of `classes_`, also of those that these samples have none of."""
         if self._label_binarizer.y_type_.startswith("multilabel"):
             raise ValueError(
                 "class_weight must be None or 'balanced' where a sample may have several labels, "
@@ -421,6 +426,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             )
         for label, weight in self.class_weight.items():  # type: ignore[union-attr]
             number(f"class_weight[{label!r}]", weight)
+        weights: Array = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        return weights
 
     def _check_same_classes(self, classes: Array, *, all_of_them: bool) -> None:
         if all_of_them:

@@ -64,8 +64,11 @@ def quantile(z, y, s, t):
 def poisson(z, y, s, t):
     """Half the Poisson deviance of a prediction exp(z)."""
     predicted = math.exp(z)
-    entropy = t(0) if y == t(0) else y * math.log(y / predicted)
-    return entropy - y + predicted, predicted - y
+    if y == t(0):
+        return predicted, predicted
+    ratio = y / predicted
+    log_ratio = math.log(ratio) if t(0) < ratio < t(math.inf) else math.log(y) - z  # the ratio may leave the range
+    return y * log_ratio - y + predicted, predicted - y
 
 
 def log_loss(z, y, s, t):

@@ -23,6 +23,7 @@ LAYERS = [
     {"_callbacks", "_device", "_lbfgs", "_rates", "_solvers"},
     {"_constraints", "_messages"},
     {"_fit_state", "_model"},
+    {"_ranges"},
     {"_estimator"},
     {"classifier", "regressor"},
     {"checkpoint", "display", "environment", "presets"},

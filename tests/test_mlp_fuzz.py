@@ -1,9 +1,13 @@
 """Two thousand constructions and fits drawn at random, good and bad: each ends in a right model or in a clear error.
 
 A case is drawn from its number alone. One that fails is printed; `python tests/test_mlp_fuzz.py 1234` does it again.
+
+Then fits at the ends of the types' ranges, which must not end in a model that is silently NaN or untrained. The
+variable FASTADAM_FUZZ_EXTREMES says how many; `python tests/test_mlp_fuzz.py extreme 1234` does one again.
 """
 
 import copy
+import os
 import pickle
 import re
 import sys
@@ -24,6 +28,7 @@ import fastadam
 from fastadam.schedules import Cosine, Plateau
 
 CASES, CHUNK = 2000, 100  # pytest's limit of time is for a chunk
+EXTREMES = int(os.environ.get("FASTADAM_FUZZ_EXTREMES", "300"))
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
@@ -549,6 +554,12 @@ def faults_of_model(model):
         yield "a model of other layers"
 
 
+def has_left_its_range(theirs):
+    """Whether scikit-learn's loss, or a moment of its gradient, has overflowed, of which it says nothing."""
+    moments = getattr(getattr(theirs, "_optimizer", None), "vs", [])
+    return not all(np.isfinite(array).all() for array in (*moments, getattr(theirs, "loss_", 0.0)))
+
+
 def faults_beside_scikit_learn(case, ours, error):
     """Where scikit-learn trains, the model is the same; where it refuses, so do we."""
     theirs = case.estimator(sklearn.neural_network, case.parameters)
@@ -558,7 +569,7 @@ def faults_beside_scikit_learn(case, ours, error):
         if refusal and error is None:
             yield f"a model, where scikit-learn says {their_error!r}"
     elif error is not None:
-        if not any(
+        if not has_left_its_range(theirs) and not any(
             text in str(error) for text in ("non-negative y", "no attribute 'partial_fit'", "classes must have")
         ):
             yield "an error, where scikit-learn trains"
@@ -603,7 +614,221 @@ def test_whatever_is_asked_for_ends_in_a_right_model_or_a_clear_error(first, cap
     assert not found, "\n".join(found)
 
 
+# --- at the ends of the ranges ----------------------------------------------------------------------------------------
+
+TYPES = [np.dtype(code) for code in "bBhHiIlLefdgO?"]
+"""Integers from int8 to uint64, floats from float16 to long double, objects and booleans."""
+POWERS = [0, 0, 0, 0, 2, -2, 6, -6, 15, -15, 19, -19, 25, -28, 37, -38, -45, 150, -160, 300, -300, -322]
+EXTREME = {
+    "alpha": [0.0, 0.0, 1e-300, 1e20, 1e38, 1e300],
+    "learning_rate_init": [0.1, 1e-10, 1e-44, 1e-50, 1e-300, 1e10, 1e38, 1e300],
+    "epsilon": [1e-20, 1e-45, 1e-50, 1e-300, 1e38, 1e300],
+    "beta_1": [0.0, 1 - 1e-9, 1 - 2**-53],
+    "beta_2": [0.0, 1 - 1e-9, 1 - 2**-53],
+    "momentum": [0.0, 1 - 1e-9, 1.0],
+    "clip_norm": [1.0, 1e-10, 1e-45, 1e-300, 1e300],
+    "huber_delta": [1e-10, 1e-50, 1e-300, 1e50, 1e300],
+    "quantile": [1e-300, 1e-10, 1 - 1e-10, 1 - 2**-53],
+    "dropout": [1e-300, 0.99, 1 - 2**-53],
+    "class_weight": ["balanced", {0: 1e-300, 1: 1.0}, {0: 1e300, 1: 1e300}, {0: 0.0}, {0: 1e-28, 1: 1e-28, 2: 1e-28}],
+    "label_smoothing": [1e-320, 0.5, 1 - 2**-53],
+    "warmup_epochs": [2, 10**9],
+    "learning_rate": ["cosine", "one_cycle", "plateau", "invscaling", "adaptive"],
+    "power_t": [0.0, 300.0],
+    "early_stopping": [True],
+    "tol": [0.0, 1e300],
+    "batch_size": [1, 5, 24],
+    "hidden_layer_sizes": [(), (1,), (3, 3)],
+    "scoring": ["loss"],
+}
+SOLVERS = ["adam", "adam", "sgd", "lbfgs", "adamw", "nadam", "radam", "adamax", "amsgrad", "lion", "rmsprop"]
+SOLVERS += ["adagrad", "adadelta"]
+
+
+def drawn_at_scale(rng, shape, dtype):
+    """Numbers of some type times some power of ten, or each times another; those beyond the type are at its end."""
+    powers = rng.choice(POWERS, (shape[0],) if rng.random() < 0.1 else 1)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        values = rng.standard_normal(shape) * (10.0 ** powers.reshape(-1, *[1] * (len(shape) - 1)))
+        if dtype.kind in "iu":
+            ends = np.iinfo(dtype)
+            return np.clip(np.round(values * 3), float(ends.min), float(ends.max) * (1 - 2**-50)).astype(dtype)
+        if dtype.kind == "f" and dtype.itemsize < 8:
+            values = np.clip(values, -np.finfo(dtype).max, np.finfo(dtype).max)
+        return values > 0 if dtype.kind == "b" else values.astype(dtype)
+
+
+class Extreme:
+    """A fit of extreme numbers, or two of them."""
+
+    def __init__(self, number):
+        rng = np.random.default_rng([11, number])
+        self.number, self.kind = number, pick(rng, ["MLPRegressor", "MLPClassifier"])
+        self.method, self.calls = pick(rng, ["fit", "fit", "partial_fit"]), int(rng.integers(1, 3))
+        solvers = [solver for solver in SOLVERS if self.method == "fit" or solver != "lbfgs"]
+        names = (
+            fastadam.MLPRegressor._parameter_constraints
+            if self.kind == "MLPRegressor"
+            else (fastadam.MLPClassifier._parameter_constraints)
+        )
+        self.parameters = SMALL | {"solver": pick(rng, solvers), "warm_start": self.calls > 1}
+        for name in rng.choice(sorted(EXTREME.keys() & names.keys()), int(rng.integers(4)), replace=False):
+            if self.method == "fit" or name not in ("early_stopping", "scoring"):
+                value = pick(rng, EXTREME[str(name)])
+                self.parameters |= MATTERS_WITH.get(str(name), {}) | {str(name): value}
+        if self.kind == "MLPRegressor" and "loss" not in self.parameters:
+            self.parameters["loss"] = pick(
+                rng, ["squared_error", "squared_error", "poisson", "absolute_error", "huber"]
+            )
+        n, floats = int(rng.choice([24, 24, 24, 3])), [dtype for dtype in TYPES if dtype.char in "efd"]
+        self.X = drawn_at_scale(rng, (n, 3), pick(rng, floats if rng.random() < 0.8 else TYPES))
+        self.weight = drawn_at_scale(rng, (n,), pick(rng, TYPES)) if rng.random() < 0.6 else None
+        if self.weight is not None and self.weight.dtype.kind != "b" and rng.random() < 0.8:
+            self.weight = abs(self.weight)
+        self.y = self._targets(rng, n)
+        self.validation, self.names = {}, ["X", "y", "sample_weight", "classes"]
+        if self.method == "fit" and rng.random() < 0.2 and self.parameters["solver"] != "lbfgs":
+            self.validation = {"X_val": self.X, "y_val": self.y, "sample_weight_val": self.weight}
+            self.names += self.validation
+
+    def _targets(self, rng, n):
+        if self.kind == "MLPClassifier":
+            return rng.permutation(np.arange(n) % int(rng.integers(2, 4))).astype(pick(rng, TYPES))
+        shape = (n,) if rng.random() < 0.7 else (n, 2)
+        y = drawn_at_scale(rng, shape, pick(rng, TYPES))
+        return abs(y) if self.parameters["loss"] == "poisson" and y.dtype.kind != "b" else y
+
+    def estimator(self):
+        return getattr(fastadam, self.kind)(**self.parameters)
+
+    def run(self, model, X):
+        """The error that the calls end in, or None; their warnings; and the state before the last call."""
+        extra = {"classes": np.unique(self.y)} if (self.kind, self.method) == ("MLPClassifier", "partial_fit") else {}
+        error, caught = None, []
+        for _ in range(self.calls):
+            before = state_of(model)
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                try:
+                    getattr(model, self.method)(X, self.y, self.weight, **extra, **self.validation)
+                except Exception as raised:
+                    error = raised
+            caught += warned
+            if error is not None:
+                break
+        return error, caught, before
+
+    def __repr__(self):
+        def said(array):
+            return "None" if array is None else f"{array.dtype}{array.shape} up to {max(abs(array.ravel()))}"
+
+        return (
+            f"extreme {self.number}: {self.kind}({self.parameters}).{self.method}(X={said(self.X)}, y={said(self.y)}, "
+            f"weight={said(self.weight)}{', validation' if self.validation else ''}), {self.calls} calls"
+        )
+
+
+def initial_parameters(model):
+    """What scikit-learn begins with: the same numbers of the random stream."""
+    stream, drawn = np.random.RandomState(model.random_state), []
+    for coef in model.coefs_:
+        bound = np.sqrt(6.0 / sum(coef.shape))
+        drawn += [stream.uniform(-bound, bound, coef.shape), stream.uniform(-bound, bound, coef.shape[1])]
+    return [array.astype(model.coefs_[0].dtype) for array in drawn]
+
+
+def says_so(caught):
+    """Whether a warning tells that training has failed, or what was not finite in it."""
+    texts = [str(warning.message) for warning in caught]
+    return any("not finite" in text or "not changed" in text or "failed to converge" in text for text in texts)
+
+
+def faults_of_warnings(caught):
+    for warning in caught:
+        of_scikit_learn = "sklearn" in warning.filename and "encountered in" in str(warning.message)
+        of_scikit_learn |= "overflow encountered in exp" in str(warning.message)  # predictions with loss="poisson"
+        expected = issubclass(warning.category, EXPECTED_WARNINGS) or of_scikit_learn
+        if not expected and not any(text in str(warning.message) for text in EXPECTED_TEXTS):
+            yield f"the warning {warning.message!r} of {warning.filename}"
+
+
+def faults_of_silence(case, model):
+    """Without a warning, the numbers of a fit are finite and its parameters are other ones than before it.
+
+    Only those of Lion, whose steps all have the same size, may come back to where they were.
+    """
+    curves = {name: getattr(model, name, None) for name in ("loss_curve_", "validation_loss_curve_", "loss_")}
+    curves |= {name: getattr(model, name, None) for name in ("validation_scores_", "best_loss_")}
+    for name, values in curves.items():
+        if values is not None and not np.isfinite(values).all():
+            yield f"{name} that is not finite: {values}"
+    X = case.X[np.isfinite(case.X.astype(model.coefs_[0].dtype)).all(axis=1)]
+    with np.errstate(all="ignore"):
+        outputs = model.predict_proba(X) if hasattr(model, "predict_proba") else model.predict(X)
+    may_overflow = getattr(model, "loss", "") == "poisson" or model.dropout > 0  # the exp, and units that were off
+    if not may_overflow and not np.isfinite(outputs).all():
+        yield "predictions that are not finite"
+    trained = [array for layer in zip(model.coefs_, model.intercepts_, strict=True) for array in layer]
+    if model.n_iter_ and model.solver != "lion" and all(map(np.array_equal, trained, initial_parameters(model))):
+        yield "an untrained model"
+
+
+def is_moderate(case):
+    """Whether float32 should come close to float64: nothing is near the ends of its range, and no step is a jump."""
+    sizes = np.abs(np.append(np.float64(case.X).ravel(), np.float64(case.y).ravel()))
+    weight = np.float64(1.0 if case.weight is None else case.weight) * np.ones(len(case.X))
+    held = {"beta_1", "beta_2", "epsilon", "dropout", "learning_rate", "class_weight", "early_stopping", "batch_size"}
+    penalty = case.parameters.get("alpha", 1e-4) / np.abs(weight).max()
+    return (
+        sizes.max() < (1e3 if case.kind == "MLPRegressor" else 10)  # a certain class has a loss that is the type's own
+        and penalty < 1e6
+        and weight.min() > 1e-5 * weight.max()
+        and case.parameters["solver"] in ("adam", "adamw", "adamax", "sgd")
+        and case.parameters.get("loss") not in ("absolute_error", "huber", "quantile")
+        and case.parameters.keys() <= {*SMALL, "solver", "warm_start", "loss", "alpha", "hidden_layer_sizes"} | held
+        and case.parameters.get("epsilon", 1e-8) >= 1e-20
+    )
+
+
+def faults_beside_float64(case, model):
+    """A model of float32 is close to the same one of float64."""
+    other = case.estimator()
+    error, caught, _ = case.run(other, case.X.astype(np.float64))
+    if error is not None or says_so(caught):
+        yield f"a model of float32, where float64 ends in {error!r}"
+    elif not np.allclose(model.loss_, other.loss_, 0.02, 1e-6):
+        yield f"the loss {model.loss_}, where float64 has {other.loss_}"
+
+
+def faults_of_extreme(case):
+    """All that is wrong with a case, in words."""
+    model = case.estimator()
+    error, caught, before = case.run(model, case.X)
+    yield from faults_of_warnings(caught)
+    if error is not None:
+        yield from (f"{fault}: {error!r}" for fault in faults_of_error(case, case, error, model))
+        if state_of(model) != before:
+            yield f"a model that was changed by a call that ended in {error!r}"
+        return
+    if not all(np.isfinite(array).all() for array in (*model.coefs_, *model.intercepts_)):
+        yield "a model that is not finite"
+    if not says_so(caught):
+        yield from faults_of_silence(case, model)
+        if model.coefs_[0].dtype == np.float32 and is_moderate(case):
+            yield from faults_beside_float64(case, model)
+
+
+@pytest.mark.parametrize("first", range(0, EXTREMES, CHUNK))
+def test_extreme_numbers_end_in_a_trained_model_a_warning_or_an_error_that_names_the_argument(first, capsys):
+    cases = map(Extreme, range(first, min(first + CHUNK, EXTREMES)))
+    found = [f"{case}\n    {fault}" for case in cases for fault in faults_of_extreme(case)]
+    capsys.readouterr()
+    assert not found, "\n".join(found)
+
+
 if __name__ == "__main__":
-    for number in map(int, sys.argv[1:]):
-        print(Case(number))
-        print(*faults(Case(number)), sep="\n")
+    extreme = sys.argv[1:2] == ["extreme"]
+    for number in map(int, sys.argv[1 + extreme :]):
+        drawn = Extreme(number) if extreme else Case(number)
+        print(drawn)
+        print(*(faults_of_extreme(drawn) if extreme else faults(drawn)), sep="\n")
