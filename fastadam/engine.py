@@ -35,12 +35,14 @@ from fastadam.gang import (
     done_in_time,
     finish,
     finisher,
+    is_alone,
     kind_of,
     open_phase,
     rest,
     rows_of,
     takes_part,
     tasks_of,
+    was_kept_waiting,
 )
 from fastadam.gemm import squared_norm
 from fastadam.jit import address_of, calling, device, inlined, kernel, rounded, shaped, taker
@@ -302,14 +304,21 @@ def find_gradient(job, thread, control, lanes, start, stop, patience):
 
 @inlined
 def make_pass(job, kind, thread, threads, control, start, stop):
-    """Lead a phase that goes over the flat buffer: one that updates the parameters, or sums the gradient."""
-    tasks = threads if job.p.size >= SHARED_UPDATE else 0
-    phase = open_phase(control, kind, tasks, start, stop)
-    if tasks == 0:
+    """Lead a phase that goes over the flat buffer: one that updates the parameters, or sums the gradient.
+
+    Its tasks change what they read, so none can be done twice: one that has been begun must be waited for.
+    """
+    began = clock()
+    shares = threads > 1 and job.p.size >= SHARED_UPDATE and not is_alone(control, began)
+    phase = open_phase(control, kind, threads if shares else 0, start, stop)
+    if shares:
+        done, shared = share(job, thread, control, phase), clock()
+        for part in range(threads):
+            done_in_time(control, part, phase, FOREVER)
+        now = clock()
+        was_kept_waiting(control, now - shared, (shared - began) // max(done, 1), now)
+    else:
         pass_task(job, 0, 1, control, phase)
-    share(job, thread, control, phase)
-    for part in range(tasks):
-        done_in_time(control, part, phase, FOREVER)
 
 
 @device
