@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import logging
 import os
 import pickle
 import secrets
@@ -94,6 +95,15 @@ def _remove_stale_siblings(directory: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+on_compiling: list[Callable[[], None]] = [lambda: logging.getLogger("fastadam").info("Compiling kernels.")]
+"""Each of these is called, and taken off the list, when a kernel is to be compiled that no entry holds."""
+
+
+def _tell_of_compiling() -> None:
+    while on_compiling:
+        on_compiling.pop()()
+
+
 class KernelCache(_Cache):  # type: ignore[misc]
     """Stores the compiled overloads of one function; `name` tells apart functions made by one factory."""
 
@@ -119,6 +129,12 @@ class KernelCache(_Cache):  # type: ignore[misc]
             entry.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        found = self._load(sig, target_context)
+        if found is None:
+            _tell_of_compiling()
+        return found
+
+    def _load(self, sig: Any, target_context: Any) -> CompileResult | None:
         # Of all that Numba gets ready to compile, which takes a tenth of a second, loading needs this alone.
         rtsys.initialize(target_context)
         path = self._entry(sig, target_context.codegen())
@@ -170,4 +186,4 @@ def _write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-__all__ = ["KernelCache", "cache_directory", "source_digest"]
+__all__ = ["KernelCache", "cache_directory", "on_compiling", "source_digest"]

@@ -13,7 +13,7 @@ LAYERS = [
     {"rules", "buffers", "_cache", "_checks", "_threads"},
     {"jit", "_arrays"},
     {"atomics", "elementary", "formats", "gemm"},
-    {"activations", "dropout", "losses", "cpu", "gang"},
+    {"activations", "dropout", "losses", "cpu", "gang", "interrupts"},
     {"kernels", "network", "schedules"},
     {"engine", "_optimizer"},
     {"optimizers", "custom", "rows"},

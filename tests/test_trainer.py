@@ -19,6 +19,12 @@ class FakeModel:
         self._scores = iter(scores or [])
         self.orders, self.epochs, self.best_epochs, self.calls = [], 0, [], []
 
+    def prepare(self):
+        self.calls.append("prepare")
+
+    def end_at(self, end):
+        self.end = end
+
     def run_epoch(self, order):
         self.epochs += 1
         self.calls.append("epoch")
