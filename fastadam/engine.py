@@ -533,11 +533,11 @@ class Engine(AbstractContextManager["Engine"]):
         self.watch.start()
         run(self._job._replace(order=self._order[:0]), 0, self._gang.threads, self._gang.control, 0)
 
-    def epoch(self, order: Array, t: int, group: Array) -> None:
+    def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
         """Train on the samples in this order, with these hyper-parameters, which a step may change.
 
-        `t` is the number of steps before. Parameters, `group`, `t` and `loss` are those of the last whole step, however
-        the epoch ends; call `watch.check` when they are where they belong.
+        Returns the mean loss, and the step count that was `t` before. It may have been given up, which `watch.check`
+        raises: parameters, `group`, `t` and `loss` are those of the last whole step, however it ends.
         """
         self._order[:] = order
         self._job.group[:-1] = group
@@ -551,6 +551,7 @@ class Engine(AbstractContextManager["Engine"]):
             self.t, self.loss = int(self._settings[STEPS]), float(self._settings[MEAN_LOSS])
             if self.watch.halted and self.t == t:
                 self.loss = math.nan
+        return self.loss, self.t
 
     def _follow(self, thread: int, control: Array, seen: int) -> int:
         return int(run(self._job, thread, self._gang.threads, control, seen))

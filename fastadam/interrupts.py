@@ -9,8 +9,12 @@ What is given up is left as it was before: the caller reads from the words wheth
 
 import ctypes
 import math
+import signal
 import threading
 import time
+from contextlib import AbstractContextManager
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import numpy as np
 from llvmlite import ir
@@ -53,6 +57,10 @@ class Watch:
         self.words[_NANOSECONDS] = _NEVER if left > 1e9 else max(0, int(left * 1e9))
         self.words[_LOOK_AT] = self.words[_HALTED] = self.words[LOOKS] = 0
 
+    def run_out(self) -> None:
+        """Give up as the time is up."""
+        self.words[_HALTED] = _BY_TIME
+
     @property
     def halted(self) -> bool:
         """Whether the call gave up."""
@@ -66,6 +74,47 @@ class Watch:
             raised = [ctypes.c_void_p(int(word) or None) for word in self.words[_RAISED:]]
             self.words[_RAISED:] = 0
             ctypes.pythonapi.PyErr_Restore(*raised)  # it raises here, as ctypes looks for an error after the call
+
+
+class SignalsHeld(AbstractContextManager["SignalsHeld"]):
+    """In this context, what arrives in the main thread waits for `handle`: for loops of calls that belong together."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._arrived: list[tuple[int, FrameType | None]] = []
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            try:
+                for number in signal.valid_signals():
+                    handler = signal.getsignal(number)
+                    if callable(handler):
+                        self._handlers[number] = handler
+                        signal.signal(number, self._note)
+            except BaseException:  # of a signal that arrived before its handler was replaced
+                self._put_back()
+                raise
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._arrived.append((number, frame))
+
+    def handle(self) -> None:
+        """Run the handlers of what has arrived; one of them may raise."""
+        while self._arrived:
+            number, frame = self._arrived.pop(0)
+            self._handlers[number](number, frame)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._put_back()
+        self.handle()
+
+    def _put_back(self) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._note:  # and not another, which a handler has set
+                signal.signal(number, handler)
 
 
 UNWATCHED: NDArray[np.int64] = np.zeros(N_WORDS, np.int64)
@@ -91,13 +140,6 @@ def _handler_raises(typingctx, words):
         return raises
 
     return types.boolean(words), codegen
-
-
-if JIT_DISABLED:
-
-    def _handler_raises(words):
-        """Python itself runs the handlers."""
-        return False
 
 
 @device
@@ -139,3 +181,10 @@ def gives_up(words, thread):
     if thread == 0:
         return look(words, clock())
     return is_halted(words)
+
+
+if JIT_DISABLED:  # Python itself runs the handlers
+
+    def _handler_raises(words):
+        """No handler waits."""
+        return False

@@ -337,7 +337,7 @@ def panel_size(dtype: np.dtype[Any]) -> int:
 def predict(layout: Layout, p: Array, samples: Samples, rows: Array, watch: Watch | None = None) -> Array:
     """Outputs of the network with the flat parameters `p` for the samples `rows`, shape (len(rows), n_outputs).
 
-    `watch` may bring an end in time, see `interrupts.OutOfTimeError`; without, handlers of signals end it by what they raise.
+    `watch` may end it in time, see `interrupts.OutOfTimeError`. What the handler of a signal raises always ends it.
     """
     if watch is None and rows.size * p.size > MOMENT:
         watch = Watch()

@@ -17,7 +17,7 @@ from naive import assert_same_bits
 from sklearn.exceptions import ConvergenceWarning
 
 from fastadam import Checkpoint, MLPClassifier, MLPRegressor, interrupts, load_checkpoint
-from fastadam.interrupts import LOOKS, OutOfTimeError, Watch
+from fastadam.interrupts import LOOKS, OutOfTimeError, SignalsHeld, Watch
 from fastadam.jit import JIT_DISABLED
 
 pytestmark = [
@@ -322,6 +322,35 @@ def test_a_watch_raises_what_has_happened():
         watch.check()
     watch.start()
     assert not watch.halted
+
+
+def test_held_signals_wait_until_they_are_handled():
+    """Between two launches on a device, for example: their handlers are Python's own again in the end."""
+    with Alarm() as alarm:
+        with SignalsHeld() as signals:
+            signal.raise_signal(signal.SIGALRM)
+            held = alarm.count
+            signals.handle()
+            handled = alarm.count
+            alarm.error = KeyboardInterrupt
+            signal.raise_signal(signal.SIGALRM)
+            with pytest.raises(KeyboardInterrupt):
+                signals.handle()
+        assert signal.getsignal(signal.SIGALRM) is alarm
+    assert held == 0
+    assert handled >= 1
+
+
+def test_a_held_signal_that_nobody_handles_is_handled_in_the_end():
+    def hold():
+        with SignalsHeld():
+            signal.raise_signal(signal.SIGALRM)
+            ends.append("of the loop")
+
+    ends = []
+    with Alarm(KeyboardInterrupt) as alarm, pytest.raises(KeyboardInterrupt):
+        hold()
+    assert (ends, alarm.error) == (["of the loop"], None)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------------
