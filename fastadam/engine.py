@@ -326,7 +326,7 @@ def make_pass(job, kind, thread, threads, control, start, stop):
 
     Its tasks change what they read, so none can be done twice: one that has been begun must be waited for.
     """
-    began = clock()
+    began = clock() if threads > 1 else 0
     shares = threads > 1 and job.p.size >= SHARED_UPDATE and not is_alone(control, began)
     phase = open_phase(control, kind, threads if shares else 0, start, stop)
     if shares:
