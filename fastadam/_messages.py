@@ -1,5 +1,6 @@
 """What a fit says, in scikit-learn's words."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +24,10 @@ def print_epoch(estimator: Any, progress: Progress) -> None:
 
 @contextmanager
 def compiling_is_printed(estimator: Any) -> Iterator[None]:
-    """Print, once, that a fit has to wait for something to be compiled."""
+    """Print, once, that a fit has to wait for something to be compiled; apart from what scikit-learn prints."""
 
     def tell() -> None:
-        print("Compiling kernels, which the first fit of a kind waits for.")
+        print("Compiling kernels, which the first fit of a kind waits for.", file=sys.stderr)
 
     if estimator.verbose:
         on_compiling.append(tell)

@@ -102,7 +102,7 @@ def stopped_at(steps):
         left = (steps - t) * BATCH
         if left < order.size:
             self._job = self._job._replace(order=self._order[:left])
-        original(self, order, t, group)
+        return original(self, order, t, group)
 
     return epoch
 
@@ -144,8 +144,9 @@ def test_handlers_that_return_run_in_the_middle_of_an_epoch_and_change_no_bit(mo
 
     def epoch(self, *arguments):
         counts.append(alarm.count)
-        original(self, *arguments)
+        result = original(self, *arguments)
         counts.append(alarm.count)
+        return result
 
     monkeypatch.setattr(Engine, "epoch", epoch)
     with Alarm() as alarm:
@@ -371,7 +372,7 @@ COMPILES = """
 
     class Note(logging.Handler):
         def emit(self, record):
-            print("logged:", record.getMessage())
+            print("logged:", record.getMessage(), file=sys.stderr)
 
     logging.getLogger("fastadam").setLevel(logging.INFO)
     logging.getLogger("fastadam").addHandler(Note())
@@ -388,6 +389,7 @@ COMPILES = """
 """
 
 
+@pytest.mark.slow
 def test_the_clock_of_max_time_starts_when_all_is_compiled_and_who_waits_is_told(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "NUMBA_CACHE_DIR": str(tmp_path)}
 
@@ -397,11 +399,13 @@ def test_the_clock_of_max_time_starts_when_all_is_compiled_and_who_waits_is_told
             timeout=280, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stdout + result.stderr
-        lines = result.stdout.splitlines()
-        return [line for line in lines if not line.startswith(("Iteration", "Validation"))]
+        printed = result.stdout.splitlines()
+        return result.stderr.splitlines(), [
+            line for line in printed if not line.startswith(("Iteration", "Validation"))
+        ]
 
     said = "Compiling kernels, which the first fit of a kind waits for."
-    told_first, told_then, *compiled = lines()
-    assert {told_first, told_then} == {said, "logged: Compiling kernels."}
+    told, compiled = lines()
+    assert sorted(told) == sorted([said, "logged: Compiling kernels."])
     assert compiled == ["True []", "False []"]
-    assert lines() == ["False []"] * 2  # all was in the cache
+    assert lines() == ([], ["False []"] * 2)  # all was in the cache
