@@ -19,7 +19,7 @@ from scipy import sparse
 from fastadam.activations import ACTIVATIONS, addresses
 from fastadam.buffers import FlatBuffer, writeable_view
 from fastadam.gemm import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul
-from fastadam.interrupts import UNWATCHED, Watch, begin, gives_up
+from fastadam.interrupts import UNWATCHED, Watch, begin, gives_up, is_halted
 from fastadam.jit import JIT_DISABLED, calling, device, inlined, kernel, shaped
 
 Array = NDArray[Any]
@@ -216,7 +216,7 @@ def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, pane
     """
     total = 0.0
     for start in range(0, rows.size, BLOCK_ROWS):
-        if start > 0 and gives_up(watch, thread):
+        if is_halted(watch) or (start > 0 and gives_up(watch, thread)):
             break
         block = shaped(rows, start, (min(BLOCK_ROWS, rows.size - start),))
         here = forward(layout, p, samples, block, work, panel, dropout, watch, thread)
