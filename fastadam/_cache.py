@@ -15,6 +15,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import logging
 import os
 import pickle
 import pkgutil
@@ -334,6 +335,15 @@ def _say_once(reason: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
+on_compiling: list[Callable[[], None]] = [lambda: logging.getLogger("fastadam").info("Compiling kernels.")]
+"""Each of these is called, and taken off the list, when a kernel is to be compiled that no entry holds."""
+
+
+def _tell_of_compiling() -> None:
+    while on_compiling:
+        on_compiling.pop()()
+
+
 class KernelCache(_Cache):  # type: ignore[misc]
     """Stores the compiled overloads of one function; `name` tells apart functions made by one factory."""
 
@@ -359,6 +369,12 @@ class KernelCache(_Cache):  # type: ignore[misc]
             entry.unlink(missing_ok=True)
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        found = self._load(sig, target_context)
+        if found is None:
+            _tell_of_compiling()
+        return found
+
+    def _load(self, sig: Any, target_context: Any) -> CompileResult | None:
         # Of all that Numba gets ready to compile, which takes a tenth of a second, loading needs this alone.
         rtsys.initialize(target_context)
         if not self._usable():
@@ -409,4 +425,7 @@ def _cachable(data: CompileResult) -> bool:
     return not data.lifted and not data.library.has_dynamic_globals
 
 
-__all__ = ["KernelCache", "Place", "kept_in_package", "not_kept", "package_place", "source_digest", "user_place"]
+__all__ = [
+    "KernelCache", "Place", "kept_in_package", "not_kept", "on_compiling", "package_place", "source_digest",
+    "user_place",
+]  # fmt: skip

@@ -28,7 +28,7 @@ from fastadam._callbacks import EpochCallbacks
 from fastadam._device import checked, is_resident, on_host, samples_of
 from fastadam._device import predict as predict_on_device
 from fastadam._lbfgs import minimize
-from fastadam._messages import print_epoch, print_stalled, warn_of
+from fastadam._messages import compiling_is_printed, print_epoch, print_stalled, warn_of
 from fastadam._model import Data, TrainedNetwork, engine_of, held_out_of, validation_of, watch
 from fastadam._optimizer import Optimizer
 from fastadam._ranges import (
@@ -144,7 +144,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
         self._check_ranges(data, given_val, params.dtype)
         self.out_activation_ = LOSSES[self._loss_name()].link
         initial = [] if continuing else [params[name].copy() for name in params if name.startswith("b")]
-        with naming_what_is_large(self, data):
+        with naming_what_is_large(self, data), compiling_is_printed(self):
             if self.solver == "lbfgs":
                 self._random_state, self._seed = random_state, self.random_state
                 callbacks = EpochCallbacks(self, given, data.sample_weight, self.max_iter, self._copy_of_fit)
@@ -210,7 +210,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             outcome = self._train(model, optimizer, progress, random_state, callbacks, epochs)
         self.__dict__.update(self._kept_after_fit())
         self._parameters_before = self._parameters()
-        if not incremental or outcome is Outcome.INTERRUPTED:
+        if not incremental or outcome in (Outcome.INTERRUPTED, Outcome.MAX_TIME):
             warn_of(outcome, self)
 
     def _validated(self, given: tuple[Any, Any, Any], n_outputs: int) -> tuple[Any, Array, Array | None] | None:
@@ -269,6 +269,8 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             outcome = train(
                 model, progress, plan, random_state, callbacks.begin_epoch, report, stalled, callbacks.end_epoch
             )  # fmt: skip
+        if not progress.losses:  # not even one epoch was made to its end
+            self.loss_ = model.loss_so_far
         if progress.best is not None:
             self._publish(progress.best, progress)
         self._check_finite()
@@ -286,6 +288,7 @@ class BaseMLP(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
             self.n_iter_, self.loss_ = self.n_iter_ + 1, loss
             return callbacks.end_epoch()
 
+        self.__dict__.setdefault("loss_", math.nan)  # of one that is interrupted before the first iteration
         self._use_params(params)
         activations, setting = self._activations(params), self._loss_setting(np.float64)
         try:

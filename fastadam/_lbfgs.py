@@ -40,6 +40,7 @@ def minimize(
 
     It is done in float64 whatever the type of the parameters is, since a line search compares values of the loss.
     `callback` is called with the loss after each iteration, when `params` are up to date, and returns True to stop.
+    If the handler of a signal raises, `params` are those of the last iteration.
 
     Returns
     -------
@@ -61,7 +62,9 @@ def minimize(
 
         def loss_and_gradient(x: Array) -> tuple[float, Array]:
             work.flat[:] = x
-            return engine.epoch(order, 0, group)[0], gradient.copy()
+            engine.epoch(order, 0, group)
+            engine.watch.check()
+            return engine.loss, gradient.copy()
 
         def after_iteration(intermediate_result: Any) -> None:
             params.flat[:] = intermediate_result.x

@@ -1,10 +1,14 @@
 """What a fit says, in scikit-learn's words."""
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 
+from fastadam._cache import on_compiling
 from fastadam._rates import OVER_ALL_EPOCHS, Rate
 from fastadam.trainer import Outcome, Progress
 
@@ -16,6 +20,22 @@ def print_epoch(estimator: Any, progress: Progress) -> None:
     print(f"Iteration {estimator.n_iter_}, loss = {progress.losses[-1]:.8f}")
     if progress.scores is not None:
         print(f"Validation score: {progress.scores[-1]:f}")
+
+
+@contextmanager
+def compiling_is_printed(estimator: Any) -> Iterator[None]:
+    """Print, once, that a fit has to wait for something to be compiled; apart from what scikit-learn prints."""
+
+    def tell() -> None:
+        print("Compiling kernels, which the first fit of a kind waits for.", file=sys.stderr)
+
+    if estimator.verbose:
+        on_compiling.append(tell)
+    try:
+        yield
+    finally:
+        if tell in on_compiling:
+            on_compiling.remove(tell)
 
 
 def print_stalled(estimator: Any, rate: Rate, lowered: bool, lr: float) -> None:

@@ -13,6 +13,7 @@ from fastadam._optimizer import Optimizer
 from fastadam._solvers import decays_by_itself, group_of, update_of
 from fastadam.buffers import FlatBuffer
 from fastadam.engine import Engine
+from fastadam.interrupts import Watch
 from fastadam.losses import LOSSES, loss_kernel, predictions
 from fastadam.network import Layout, Samples, as_samples, layout_of, predict
 from fastadam.trainer import Progress
@@ -49,16 +50,22 @@ class Validation(NamedTuple):
     """Their targets as the network has them."""
     weight: Array | None
 
-    def predictions(self, layout: Layout, params: FlatBuffer, loss: str) -> Array:
+    def predictions(self, layout: Layout, params: FlatBuffer, loss: str, watch: Watch) -> Array:
         """What the network predicts for them."""
-        return predictions(LOSSES[loss].link, predict(layout, params.flat, self.samples, self.rows))
+        return predictions(LOSSES[loss].link, predict(layout, params.flat, self.samples, self.rows, watch))
 
-    def loss(self, layout: Layout, params: FlatBuffer, loss: str, setting: float) -> float:
+    def loss(self, layout: Layout, params: FlatBuffer, loss: str, setting: float, watch: Watch) -> float:
         """The mean loss of the network on them, without any penalty; their targets must be among the samples."""
-        samples, outputs = self.samples, predict(layout, params.flat, self.samples, self.rows)
+        samples, outputs = self.samples, predict(layout, params.flat, self.samples, self.rows, watch)
         total = len(self.rows) if self.weight is None else float(self.weight.sum(dtype=np.float64))
         summed = loss_kernel(loss)(outputs, samples.y, samples.weight, self.rows, float(total), setting)
         return float(summed / total)
+
+    def compile(self, layout: Layout, params: FlatBuffer, loss: str, setting: float, watch: Watch) -> None:
+        """Compile, or load, what predictions and their loss need: by none of the samples."""
+        none = self.rows[:0]
+        outputs = predict(layout, params.flat, self.samples, none, watch)
+        loss_kernel(loss)(outputs, self.samples.y, self.samples.weight, none, 1.0, setting)
 
 
 class TrainedNetwork:
@@ -81,15 +88,42 @@ class TrainedNetwork:
         """Scores the parameters as they are now."""
         self.loss: Callable[[], float] | None = None
         """The loss of the parameters as they are now on validation data, if there are any."""
+        self.compile_validation: Callable[[], None] | None = None
+        """Compiles, or loads, what those two need, if there is anything."""
+        self.watch = engine.watch
+        """Whether the fit is to be given up; predictions of validation data look at it, too."""
         self._optimizer = optimizer
         self._engine = engine
 
+    @property
+    def loss_so_far(self) -> float:
+        """The mean loss of the last epoch, or of the whole steps of one that was given up."""
+        return self._engine.loss
+
+    def prepare(self) -> None:
+        """Compile, or load, what an epoch and its validation need."""
+        self._engine.prepare()
+        if self.compile_validation is not None:
+            self.compile_validation()
+
+    def end_at(self, end: float) -> None:
+        """Give up whatever takes longer, by `time.monotonic`."""
+        self.watch.end = end
+
     def run_epoch(self, order: Array) -> float:
-        """Train on the samples in this order; return the mean loss."""
-        optimizer = self._optimizer
-        loss, t = self._engine.epoch(order, optimizer.t, group_of(optimizer))
-        optimizer._advance_to(t)
-        return loss
+        """Train on the samples in this order; return the mean loss.
+
+        Parameters and optimizer are those of the last whole step if it raises what a handler of a signal did, or
+        OutOfTimeError.
+        """
+        optimizer, engine = self._optimizer, self._engine
+        engine.t = optimizer.t
+        try:
+            engine.epoch(order, optimizer.t, group_of(optimizer))
+        finally:
+            optimizer._advance_to(engine.t)
+        self.watch.check()
+        return engine.loss
 
     def validation_loss(self) -> float | None:
         """The loss on validation data, if there are any."""
@@ -153,8 +187,9 @@ def watch(estimator: Any, model: TrainedNetwork, data: Validation, progress: Pro
     """Let the network be scored on validation data, and its loss on them be taken if the user gave them."""
     params, loss, setting = model.params, estimator._loss_name(), estimator._loss_setting(model.params.dtype)
     layout = layout_of(params, estimator._activations(params))
+    model.compile_validation = partial(data.compile, layout, params, loss, setting, model.watch)
     if was_given or estimator.scoring == "loss":
-        loss_of = partial(data.loss, layout, params, loss, setting)
+        loss_of = partial(data.loss, layout, params, loss, setting, model.watch)
         model.loss = loss_of if was_given else None
     if not estimator.early_stopping:
         return
@@ -162,7 +197,7 @@ def watch(estimator: Any, model: TrainedNetwork, data: Validation, progress: Pro
         progress.best = model.snapshot()
     if estimator.scoring is None:
         scorer = estimator._validation_scorer(data.y, data.weight)
-        model.score = lambda: scorer(data.predictions(layout, params, loss))
+        model.score = lambda: scorer(data.predictions(layout, params, loss, model.watch))
     elif estimator.scoring == "loss":
         model.score = lambda: -loss_of()
     else:

@@ -81,23 +81,24 @@ def yield_core(typingctx):
 
 @intrinsic
 def clock(typingctx):
-    """A clock that only runs forward, in units of the system's own."""
+    """A clock that only runs forward, in nanoseconds."""
 
     def codegen(context, builder, signature, arguments):
-        words = ir.ArrayType(ir.IntType(64), 2)
-        time = builder.alloca(words)
+        # In the entry block of the function: in a loop, the stack would grow each time round.
+        time = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(64), 2))
         first, second = (builder.gep(time, [_i32(0), _i32(i)]) for i in range(2))
+        billion = ir.Constant(ir.IntType(64), 10**9)
         if sys.platform == "win32":
             function_type = ir.FunctionType(ir.IntType(32), [first.type])
-            builder.call(
-                cgutils.get_or_insert_function(builder.module, function_type, "QueryPerformanceCounter"), [first]
-            )
-            return builder.load(first)
+            for name, place in (("QueryPerformanceCounter", first), ("QueryPerformanceFrequency", second)):
+                builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), [place])
+            ticks, per_second = builder.load(first), builder.load(second)
+            whole = builder.mul(builder.sdiv(ticks, per_second), billion)
+            return builder.add(whole, builder.sdiv(builder.mul(builder.srem(ticks, per_second), billion), per_second))
         function_type = ir.FunctionType(ir.IntType(32), [ir.IntType(32), first.type])
         function = cgutils.get_or_insert_function(builder.module, function_type, "clock_gettime")
         builder.call(function, [_i32(_CLOCK_MONOTONIC), first])
-        nanoseconds = builder.mul(builder.load(first), ir.Constant(ir.IntType(64), 10**9))
-        return builder.add(nanoseconds, builder.load(second))
+        return builder.add(builder.mul(builder.load(first), billion), builder.load(second))
 
     return types.int64(), codegen
 

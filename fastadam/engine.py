@@ -35,14 +35,17 @@ from fastadam.gang import (
     done_in_time,
     finish,
     finisher,
+    is_alone,
     kind_of,
     open_phase,
     rest,
     rows_of,
     takes_part,
     tasks_of,
+    was_kept_waiting,
 )
 from fastadam.gemm import squared_norm
+from fastadam.interrupts import LOOK_EVERY, Watch, begin, is_halted, look
 from fastadam.jit import address_of, calling, device, inlined, kernel, rounded, shaped, taker
 from fastadam.losses import loss_address
 from fastadam.network import Layout, Samples, gradient, panel_size, total_weight, work_size
@@ -67,7 +70,8 @@ SHARED_UPDATE = 2**4
 """Parameters from which the threads share the update; that of fewer takes the leader alone less than a phase."""
 
 # Words of the settings: what the leader writes before an epoch, and what it writes before each phase.
-ALPHA, LOSS_SETTING, MAX_NORM, DROPOUT, SEED, STEPS, WEIGHT, N_SETTINGS = range(8)
+ALPHA, LOSS_SETTING, MAX_NORM, DROPOUT, SEED, STEPS, WEIGHT, MEAN_LOSS, N_SETTINGS = range(9)
+"""`STEPS` and `MEAN_LOSS` are of whole steps, wherever an epoch was given up."""
 GRADIENT, UPDATE, SUM = range(1, 4)
 
 NORM_EPS = 1e-6
@@ -107,7 +111,9 @@ class Job(NamedTuple):
     norms: Array
     """The squared norm of the weights of each chunk; between the phases SUM and UPDATE, that of the gradient."""
     settings: Array
-    """What changes between epochs and phases, see LR and the names beside it."""
+    """What changes between epochs and phases, see ALPHA and the names beside it."""
+    watch: Array
+    """The words of a `Watch`."""
 
 
 def lanes_of(rows, n_params):
@@ -248,8 +254,9 @@ def gradient_task(job, lane, thread, control, phase):
     work, panel = row_of(job.work, thread), row_of(job.panel, thread)
     g = shaped(job.g, (thread * job.g.shape[1] + lane) * job.g.shape[2], (job.g.shape[2],))
     job.losses[thread, lane] = gradient(
-        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, samples, s[WEIGHT], work, panel, g
-    )
+        job.layout, job.loss, s[LOSS_SETTING], dropout, job.p, job.samples, samples, s[WEIGHT], work, panel, g,
+        job.watch, thread,
+    )  # fmt: skip
 
 
 @device
@@ -282,19 +289,32 @@ def share(job, thread, control, phase):
     return done
 
 
+@device
+def awaited(job, control, task, phase, patience):
+    """Wait for a task that another thread has claimed, as long as patience lasts; returns whether it is done.
+
+    Whatever can be done twice is not waited for where the epoch is to be given up.
+    """
+    while not done_in_time(control, task, phase, min(patience, LOOK_EVERY)):
+        patience -= LOOK_EVERY
+        if patience <= 0 or (look(job.watch, clock()) and kind_of(phase) == GRADIENT):
+            return False
+    return True
+
+
 @inlined
-def find_gradient(job, thread, control, lanes, start, stop, patience):
+def find_gradient(job, thread, control, lanes, start, stop, patience, began):
     """Lead the phase that puts a batch through the network; returns how long a lane took this thread.
 
     A lane that another thread has not finished within that time is done again here. Which of the two is first does not
     matter, their bits are the same.
     """
-    phase, began = open_phase(control, GRADIENT, lanes, start, stop), clock()
+    phase = open_phase(control, GRADIENT, lanes, start, stop)
     done = share(job, thread, control, phase)
     if done > 0:
         patience = (clock() - began) // done
     for lane in range(lanes):
-        if not done_in_time(control, lane, phase, patience):
+        if not awaited(job, control, lane, phase, patience) and not is_halted(job.watch):
             gradient_task(job, lane, thread, control, phase)
             finish(control, lane, phase, thread)
     return patience
@@ -302,14 +322,21 @@ def find_gradient(job, thread, control, lanes, start, stop, patience):
 
 @inlined
 def make_pass(job, kind, thread, threads, control, start, stop):
-    """Lead a phase that goes over the flat buffer: one that updates the parameters, or sums the gradient."""
-    tasks = threads if job.p.size >= SHARED_UPDATE else 0
-    phase = open_phase(control, kind, tasks, start, stop)
-    if tasks == 0:
+    """Lead a phase that goes over the flat buffer: one that updates the parameters, or sums the gradient.
+
+    Its tasks change what they read, so none can be done twice: one that has been begun must be waited for.
+    """
+    began = clock() if threads > 1 else 0
+    shares = threads > 1 and job.p.size >= SHARED_UPDATE and not is_alone(control, began)
+    phase = open_phase(control, kind, threads if shares else 0, start, stop)
+    if shares:
+        done, shared = share(job, thread, control, phase), clock()
+        for part in range(threads):
+            awaited(job, control, part, phase, FOREVER)
+        now = clock()
+        was_kept_waiting(control, now - shared, (shared - began) // max(done, 1), now)
+    else:
         pass_task(job, 0, 1, control, phase)
-    share(job, thread, control, phase)
-    for part in range(tasks):
-        done_in_time(control, part, phase, FOREVER)
 
 
 @device
@@ -324,12 +351,17 @@ def clipping_factor(norms, max_norm):
 
 @inlined
 def lead(job, thread, threads, control):
-    """Run an epoch as the leader; returns the mean loss, each batch weighted by its rows.
+    """Run an epoch as the leader, and note the mean loss, each batch weighted by its rows.
 
-    A batch whose weights are all zero is passed over.
+    A batch whose weights are all zero is passed over. Where the epoch is to be given up, so is the step that has not
+    changed anything yet, and one that has is made to its end.
     """
     total, counted, settings, patience = 0.0, 0, job.settings, FOREVER
+    begin(job.watch)
     for start in range(0, job.order.size, job.batch_size):
+        now = clock()
+        if look(job.watch, now):
+            break
         stop = min(start + job.batch_size, job.order.size)
         weight = total_weight(job.samples, shaped(job.order, start, (stop - start,)))
         if weight == 0:
@@ -337,7 +369,10 @@ def lead(job, thread, threads, control):
         settings[STEPS] += 1
         settings[WEIGHT] = weight
         lanes = _lanes_of(stop - start, job.p.size)
-        patience = find_gradient(job, thread, control, lanes, start, stop, patience)
+        patience = find_gradient(job, thread, control, lanes, start, stop, patience, now)
+        if is_halted(job.watch):
+            settings[STEPS] -= 1
+            break
         clips = settings[MAX_NORM] > 0
         for kind in range(SUM if clips else UPDATE, UPDATE - 1, -1):
             make_pass(job, kind, thread, threads, control, start, stop)
@@ -348,8 +383,8 @@ def lead(job, thread, threads, control):
         loss = batch_loss(job, control, lanes)
         total += loss * (stop - start)
         counted += stop - start
+        settings[MEAN_LOSS] = total / counted
     rest(control)
-    return total / counted if counted else 0.0
 
 
 @inlined
@@ -379,11 +414,12 @@ def follow(job, thread, control, seen):
 def run(job, thread, threads, control, seen):
     """What each thread of the gang calls, in one function so that its parts are compiled once.
 
-    Returns the loss, to the leader; the last phase seen, to the others.
+    Returns the last phase seen, to those that follow.
     """
     if thread == 0:
-        return lead(job, thread, threads, control), seen
-    return 0.0, follow(job, thread, control, seen)
+        lead(job, thread, threads, control)
+        return seen
+    return follow(job, thread, control, seen)
 
 
 class Update(NamedTuple):
@@ -430,6 +466,13 @@ class Engine(AbstractContextManager["Engine"]):
         Says which.
     """
 
+    watch: Watch
+    """Whether to give up in the middle of an epoch, and whether it was given up."""
+    t: int
+    """The step count after the last whole step, wherever an epoch was given up."""
+    loss: float
+    """The mean loss of the last epoch, or of as much of it as was made."""
+
     def __init__(
         self,
         params: FlatBuffer,
@@ -454,6 +497,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._settings = np.zeros(N_SETTINGS)
         fixed = {ALPHA: alpha, LOSS_SETTING: loss_setting, MAX_NORM: clip_norm or 0.0, DROPOUT: dropout, SEED: seed}
         self._settings[list(fixed)] = list(fixed.values())
+        self.watch, self.t, self.loss = Watch(), 0, math.nan
         threads, size, dtype = self._gang.threads, params.flat.size, params.dtype
         self._job = Job(
             layout,
@@ -472,6 +516,7 @@ class Engine(AbstractContextManager["Engine"]):
             losses=np.zeros((threads, lanes)),
             norms=np.zeros(-(-size // CHUNK)),
             settings=self._settings,
+            watch=self.watch.words,
         )
 
     def __enter__(self) -> Self:
@@ -483,22 +528,33 @@ class Engine(AbstractContextManager["Engine"]):
     ) -> None:
         self._gang.__exit__(kind, error, traceback)
 
+    def prepare(self) -> None:
+        """Compile, or load, what an epoch needs: by one of no samples."""
+        self.watch.start()
+        run(self._job._replace(order=self._order[:0]), 0, self._gang.threads, self._gang.control, 0)
+
     def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
         """Train on the samples in this order, with these hyper-parameters, which a step may change.
 
-        Returns the mean loss, and the step count that was `t` before.
+        Returns the mean loss, and the step count that was `t` before. It may have been given up, which `watch.check`
+        raises: parameters, `group`, `t` and `loss` are those of the last whole step, however it ends.
         """
         self._order[:] = order
         self._job.group[:-1] = group
-        self._settings[STEPS] = t
+        self._settings[STEPS], self._settings[MEAN_LOSS] = t, 0.0
+        self.watch.start()
         self._gang.wake()
-        loss, _ = run(self._job, 0, self._gang.threads, self._gang.control, 0)
-        group[:] = self._job.group[:-1]
-        return float(loss), int(self._settings[STEPS])
+        try:
+            run(self._job, 0, self._gang.threads, self._gang.control, 0)
+        finally:  # the handler of a signal may raise as soon as the call returns
+            group[:] = self._job.group[:-1]
+            self.t, self.loss = int(self._settings[STEPS]), float(self._settings[MEAN_LOSS])
+            if self.watch.halted and self.t == t:
+                self.loss = math.nan
+        return self.loss, self.t
 
     def _follow(self, thread: int, control: Array, seen: int) -> int:
-        _, seen = run(self._job, thread, self._gang.threads, control, seen)
-        return int(seen)
+        return int(run(self._job, thread, self._gang.threads, control, seen))
 
 
 def worthwhile_threads(layout: Layout, batch_size: int) -> int:

@@ -3,7 +3,8 @@
 The leader, the thread that called `fit`, opens one phase of tasks after the other. Every thread claims tasks of the
 phase that is open, its own first; the leader opens the next phase when all are done. So the leader never waits for a
 thread that is asleep, only for one that has begun a task; and if the system takes the core away from that thread, the
-leader need not wait either: where tasks can be done twice, it does this one itself. Alone, it does everything.
+leader need not wait long either: where tasks can be done twice, it does this one itself; where they cannot, it shares
+none for a while after such a wait. Alone, it does everything.
 
 Numba's parallel loops instead cost a fork and a join each, abort when two threads launch them at once (workqueue), or
 end a forked child (GNU OpenMP). Here the threads live as long as the fit, so nothing is left for a fork to break, and
@@ -35,7 +36,9 @@ from fastadam.jit import device
 # The gang's shared words, each on a cache line of its own. From _CLAIM on, each task has a line: the last phase in
 # which it was claimed; and behind that, for each kind of phase, the last one in which it was finished, and by whom.
 _LINE = 8
-_PHASE, _FIRST, _LAST, _TAKE_PART, _FAILED, _CLAIM = (line * _LINE for line in range(6))
+_PHASE, _FIRST, _LAST, _TAKE_PART, _FAILED, _ALONE_UNTIL, _CLAIM = (line * _LINE for line in range(7))
+_QUICKEST = _ALONE_UNTIL + 1
+"""The word beside it is the leader's own, too: the least time that such a task has taken it."""
 
 MAX_TASKS = 64
 """Tasks that a phase may have."""
@@ -45,6 +48,13 @@ REST = 0
 
 FOREVER = 2**62
 """Patience without end."""
+
+_HICCUP = 100_000
+"""Nanoseconds for which a thread may be late without the system having taken its core away."""
+_TIMES_OWN = 4
+"""How many times as long as its own task the leader waits for others' as a matter of course."""
+_TIMES_ALONE = 10
+"""How many times as long as it was kept waiting the leader does alone what it cannot do twice."""
 
 _SPINS_BEFORE_YIELD = 2_000
 _SPINS_BEFORE_SLEEP = 3_000
@@ -136,10 +146,17 @@ def finisher(control, task, kind):
 
 
 @device
+def _is_done(control, task, phase):
+    return load(control, _result(task, kind_of(phase))) >> 8 >= phase >> 16
+
+
+@device
 def done_in_time(control, task, phase, patience):
     """Called by the leader: wait for a task that somebody has claimed, as long as patience lasts."""
+    if _is_done(control, task, phase):
+        return True
     spins, began = 0, clock()
-    while load(control, _result(task, kind_of(phase))) >> 8 < phase >> 16:
+    while not _is_done(control, task, phase):
         if clock() - began > patience:
             return False
         if load(control, _FAILED) != 0:
@@ -147,6 +164,28 @@ def done_in_time(control, task, phase, patience):
         _spin(spins)
         spins += 1
     return True
+
+
+@device
+def was_kept_waiting(control, waited, own, now):
+    """Called by the leader after a wait for tasks of others, such as took itself `own` nanoseconds.
+
+    If the wait was much longer, the system has taken the core away from that thread, as it may again. So for ten times
+    as long the leader shares no task that cannot be done twice: all its waiting is then a small part of all its time.
+    It may have lost its own core in the middle of its tasks, so what counts is the least that one has taken.
+    """
+    quickest = load(control, _QUICKEST)
+    if quickest == 0 or own < quickest:
+        quickest = own
+        store(control, _QUICKEST, own)
+    if waited > _TIMES_OWN * quickest + _HICCUP:
+        store(control, _ALONE_UNTIL, now + _TIMES_ALONE * waited)
+
+
+@device
+def is_alone(control, now):
+    """Called by the leader: whether it is to share no task that cannot be done twice, see `was_kept_waiting`."""
+    return now < load(control, _ALONE_UNTIL)
 
 
 @device

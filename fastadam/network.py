@@ -19,6 +19,7 @@ from scipy import sparse
 from fastadam.activations import ACTIVATIONS, addresses
 from fastadam.buffers import FlatBuffer, writeable_view
 from fastadam.gemm import PANEL_BYTES, matmul, matmul_transposed, transposed_matmul
+from fastadam.interrupts import UNWATCHED, Watch, begin, gives_up, is_halted
 from fastadam.jit import JIT_DISABLED, calling, device, inlined, kernel, shaped
 
 Array = NDArray[Any]
@@ -27,6 +28,12 @@ FORWARD, BACKWARD = range(2)
 
 BLOCK_ROWS = 256
 """Rows that go through the network at a time."""
+
+LARGE_PRODUCT = 2**28
+"""Multiplications of a product before which it is asked whether to go on: elsewhere from block to block."""
+
+MOMENT = 2**24
+"""Multiplications of a prediction that ends before anybody would interrupt it."""
 
 
 class Layout(NamedTuple):
@@ -126,11 +133,12 @@ NO_DROPOUT = (0, 0, 0, 0.0)
 
 
 @inlined
-def forward(layout, p, samples, rows, work, panel, dropout):
+def forward(layout, p, samples, rows, work, panel, dropout, watch, thread):
     """Run the rows through the network; returns the offset in `work` of the last layer's activations.
 
     The activations of layer k, a (rows, columns[k]) matrix, follow those of layer k - 1 in `work`, which begins with
-    the gathered input, or a gap in its place if the input is sparse.
+    the gathered input, or a gap in its place if the input is sparse. Where the call is to be given up, large products
+    are left out, and what lies there then means nothing.
     """
     n, last = rows.size, layout.units.size - 1
     here, dense = 0, samples.X.shape[0] > 0
@@ -141,7 +149,9 @@ def forward(layout, p, samples, rows, work, panel, dropout):
         after = here + n * layout.columns[k]
         W = matrix(p, layout.weights[k], fan_in, fan_out)
         Z = matrix(work, after, n, layout.columns[k + 1])
-        if k > 0 or dense:
+        if n * fan_in * fan_out >= LARGE_PRODUCT and gives_up(watch, thread):
+            Z[:] = 0
+        elif k > 0 or dense:
             matmul(matrix(work, here, n, layout.columns[k]), W, Z, False, panel)
         else:
             sparse_forward(samples, rows, W, Z)
@@ -154,7 +164,7 @@ def forward(layout, p, samples, rows, work, panel, dropout):
 
 
 @inlined
-def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout):
+def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout, watch, thread):
     """Carry the deltas at `work[here:]` back through the network; the gradient is written to, or added to, `g`.
 
     Deltas of the hidden layers alternate between two areas behind the activations.
@@ -168,6 +178,8 @@ def backward(layout, p, samples, rows, work, here, g, accumulate, panel, dropout
         D = matrix(work, delta_at, n, layout.columns[k + 1])
         G = matrix(g, layout.weights[k], fan_in, fan_out)
         A = matrix(work, before, n, layout.columns[k])
+        if n * fan_in * fan_out >= LARGE_PRODUCT and gives_up(watch, thread):
+            break
         if k > 0 or samples.X.shape[0] > 0:
             transposed_matmul(A, D, G, accumulate, panel)
         else:
@@ -196,27 +208,33 @@ def total_weight(samples, rows):
 
 
 @inlined
-def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, panel, g):
+def gradient(layout, loss, setting, dropout, p, samples, rows, scale, work, panel, g, watch, thread):
     """Write the gradient of the loss over these rows, divided by `scale`, to `g`; return the weighted sum of the loss.
 
-    The rows go through the network in blocks whose activations stay in the core's own cache.
+    The rows go through the network in blocks whose activations stay in the core's own cache. Between blocks it is asked
+    whether to go on; if not, what was written means nothing.
     """
     total = 0.0
     for start in range(0, rows.size, BLOCK_ROWS):
+        if is_halted(watch) or (start > 0 and gives_up(watch, thread)):
+            break
         block = shaped(rows, start, (min(BLOCK_ROWS, rows.size - start),))
-        here = forward(layout, p, samples, block, work, panel, dropout)
+        here = forward(layout, p, samples, block, work, panel, dropout, watch, thread)
         Z = matrix(work, here, block.size, layout.columns[-1])
         total += _call_loss(loss, (Z, samples.y, samples.weight, block, scale, setting))
-        backward(layout, p, samples, block, work, here, g, start > 0, panel, dropout)
+        backward(layout, p, samples, block, work, here, g, start > 0, panel, dropout, watch, thread)
     return total
 
 
 @kernel
-def predict_rows(layout, p, samples, rows, work, panel, out):
+def predict_rows(layout, p, samples, rows, work, panel, watch, out):
     """Write the network's output for the samples `rows` to `out`, a block of rows at a time."""
+    begin(watch)
     for start in range(0, rows.size, BLOCK_ROWS):
+        if start > 0 and gives_up(watch, 0):
+            break
         block = shaped(rows, start, (min(BLOCK_ROWS, rows.size - start),))
-        here = forward(layout, p, samples, block, work, panel, NO_DROPOUT)
+        here = forward(layout, p, samples, block, work, panel, NO_DROPOUT, watch, 0)
         Z = matrix(work, here, block.size, layout.columns[-1])
         out[start : start + block.size] = Z[:, : out.shape[1]]
 
@@ -316,9 +334,19 @@ def panel_size(dtype: np.dtype[Any]) -> int:
     return PANEL_BYTES // dtype.itemsize
 
 
-def predict(layout: Layout, p: Array, samples: Samples, rows: Array) -> Array:
-    """Outputs of the network with the flat parameters `p` for the samples `rows`, shape (len(rows), n_outputs)."""
+def predict(layout: Layout, p: Array, samples: Samples, rows: Array, watch: Watch | None = None) -> Array:
+    """Outputs of the network with the flat parameters `p` for the samples `rows`, shape (len(rows), n_outputs).
+
+    `watch` may end it in time, see `interrupts.OutOfTimeError`. What the handler of a signal raises always ends it.
+    """
+    if watch is None and rows.size * p.size > MOMENT:
+        watch = Watch()
+    if watch is not None:
+        watch.start()
     out = np.empty((rows.size, layout.units[-1]), p.dtype)
     work = np.empty(work_size(layout, rows.size), p.dtype)
-    predict_rows(layout, p, samples, rows, work, np.empty(panel_size(p.dtype), p.dtype), out)
+    panel, words = np.empty(panel_size(p.dtype), p.dtype), UNWATCHED if watch is None else watch.words
+    predict_rows(layout, p, samples, rows, work, panel, words, out)
+    if watch is not None:
+        watch.check()
     return out

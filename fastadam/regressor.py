@@ -104,7 +104,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         What early stopping looks at: None for R2, "loss" for the negative loss without penalty, else as
         everywhere in scikit-learn.
     max_time : float or None, default=None
-        Seconds after which no further epoch begins; a ConvergenceWarning says so.
+        Seconds of training, compiling not included, after which it ends; a ConvergenceWarning says so. An epoch that
+        takes more than a moment (0.1 s) is given up after a whole step: `coefs_` are of that step, `n_iter_`, `t_` and
+        `loss_curve_` of whole epochs only, and `loss_` is of the last of these. If there is none, `n_iter_` is 0 and
+        `loss_` the mean of the steps that were made, NaN if that is none either.
     n_threads : int or None, default=None
         Threads to train on; scikit-learn has no such parameter. None takes as many as the work in a step is worth, of
         those that the cores of the process, its CPU quota and limits as `OMP_NUM_THREADS` allow (docs/deploy.md lists

@@ -14,11 +14,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastadam.interrupts import OutOfTimeError
+
 Indices = NDArray[np.intp]
 
 
 class Model(Protocol):
-    """What is trained."""
+    """What is trained. After a whole step it may raise KeyboardInterrupt, or OutOfTimeError as `end_at` says."""
+
+    def prepare(self) -> None:
+        """Compile, or load, all that an epoch and its validation need."""
+
+    def end_at(self, end: float) -> None:
+        """Give up whatever takes longer, by `time.monotonic`."""
 
     def run_epoch(self, order: Indices) -> float:
         """Train on the samples in this order; return the mean loss."""
@@ -87,7 +95,7 @@ class Plan:
     tol: float
     n_iter_no_change: float
     max_time: float = math.inf
-    """Seconds after which no further epoch begins."""
+    """Seconds after which training ends, in the middle of an epoch if that takes longer than a moment."""
 
 
 def train(
@@ -101,6 +109,8 @@ def train(
     end_epoch: Callable[[], bool],
 ) -> Outcome:
     """Train until the plan, a callback or the user ends it; `progress` is updated epoch by epoch.
+
+    An epoch that was given up, by the user or as the time was up, is none of `progress`.
 
     Parameters
     ----------
@@ -126,9 +136,12 @@ def train(
     Outcome
         Why training ended.
     """
-    end = time.monotonic() + plan.max_time
     progress.finished = False
     try:
+        if plan.max_time < math.inf:  # what compiles takes no time of the plan's
+            model.prepare()
+        end = time.monotonic() + plan.max_time
+        model.end_at(end)
         for epoch in range(plan.max_iter):
             begin_epoch()
             _run_epoch(model, progress, plan, random_state)
@@ -147,6 +160,8 @@ def train(
                 return Outcome.MAX_TIME
     except KeyboardInterrupt:
         return Outcome.INTERRUPTED
+    except OutOfTimeError:
+        return Outcome.MAX_TIME
     return Outcome.MAX_ITER
 
 
@@ -154,15 +169,17 @@ def _run_epoch(model: Model, progress: Progress, plan: Plan, random_state: np.ra
     assert progress.order is not None
     if plan.shuffle:
         progress.order = progress.order[random_state.permutation(progress.order.size)]
-    progress.losses.append(model.run_epoch(progress.order))
+    loss, validation_loss = model.run_epoch(progress.order), model.validation_loss()
+    score = math.nan if progress.scores is None else model.validation_score()
+    # Only now is the epoch whole: whatever ends training before is as if it had not begun.
+    progress.losses.append(loss)
     progress.samples_seen += progress.order.size
-    validation_loss = model.validation_loss()
     if validation_loss is not None:
         progress.validation_losses.append(validation_loss)
     if progress.scores is None:
         _watch_loss(progress, plan.tol)
     else:
-        progress.scores.append(model.validation_score())
+        progress.scores.append(score)
         _watch_score(model, progress, plan.tol)
 
 

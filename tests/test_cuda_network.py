@@ -1,6 +1,7 @@
 """Training on a CUDA device, under Numba's simulator and with NumPy in CuPy's place, beside the engine on the host."""
 
 import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastadam.cuda import runtime as runtimes
 from fastadam.cuda.network import DeviceEngine
 from fastadam.cuda.runtime import numpy_runtime
 from fastadam.engine import Engine
+from fastadam.interrupts import OutOfTimeError
 from fastadam.losses import LOSSES
 from fastadam.network import as_samples, layout_of, shapes_of
 
@@ -66,6 +68,66 @@ def trained(
             value, t = engine.epoch(rng.permutation(N), t, group_of(optimizer))
             losses.append(value)
     return params.flat, optimizer.state, losses, t, group_of(optimizer)
+
+
+@pytest.mark.parametrize("by", ["signal", "time"])
+def test_an_epoch_that_is_given_up_ends_after_a_whole_step(monkeypatch, by):
+    """The signal arrives in the middle of the second of four steps."""
+    samples = data()
+
+    def engine_of(n_rows):
+        params = FlatBuffer(shapes_of([5, 4, 2]), np.float64)
+        params.flat[:] = np.random.default_rng(1).uniform(-0.7, 0.7, params.flat.size)
+        optimizer = make_optimizer(params, SimpleNamespace(solver="nadam", **SETTINGS))
+        update = update_of(optimizer, "nadam")
+        runtime = numpy_runtime()
+        return (
+            params,
+            optimizer,
+            DeviceEngine(params, ("relu",), samples, "squared_error", update, n_rows, 4, runtime=runtime),
+        )
+
+    class Stop(BaseException):
+        pass
+
+    def stop(number, frame):
+        raise Stop
+
+    def interrupt():
+        if by == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            monkeypatch.setattr("fastadam.cuda.network.LOOK_SECONDS", 0.0)
+            engine.watch.end = 0.0
+
+    def begin(rows):
+        calls.append(rows)
+        if len(calls) == 2:
+            interrupt()
+        DeviceEngine._begin(engine, rows)
+
+    def epoch():
+        engine.epoch(order, 0, group_of(optimizer))
+        engine.watch.check()
+
+    calls, order = [], np.random.default_rng(2).permutation(N)
+    params, optimizer, engine = engine_of(N)
+    engine.prepare()  # which changes nothing that is trained
+    monkeypatch.setattr(engine, "_begin", begin)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(Stop if by == "signal" else OutOfTimeError):
+            epoch()
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    expected, their_optimizer, other = engine_of(8)
+    other.epoch(order[:8], 0, group_of(their_optimizer))
+    assert (engine.t, engine.loss) == (other.t, other.loss) == (2, engine.loss)
+    np.testing.assert_array_equal(params.flat, expected.flat)
+    np.testing.assert_array_equal(group_of(optimizer), group_of(their_optimizer))
+    for name, state in optimizer.state.items():
+        np.testing.assert_array_equal(state, their_optimizer.state[name])
 
 
 def assert_same_training(samples, rtol=1e-9, **options):

@@ -14,7 +14,7 @@ LAYERS = [
     {"rules", "buffers", "_cache", "_checks", "_cores"},
     {"jit", "_arrays", "_threads"},
     {"atomics", "elementary", "formats", "gemm"},
-    {"activations", "dropout", "losses", "cpu", "gang"},
+    {"activations", "dropout", "losses", "cpu", "gang", "interrupts"},
     {"kernels", "network", "schedules"},
     {"engine", "_archive", "_optimizer"},
     {"optimizers", "custom", "rows"},

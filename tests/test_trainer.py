@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastadam import trainer
+from fastadam.interrupts import OutOfTimeError
 from fastadam.trainer import Outcome, Plan, Progress, train
 
 NAN = math.nan
@@ -18,6 +20,12 @@ class FakeModel:
         self._losses = iter(losses or [])
         self._scores = iter(scores or [])
         self.orders, self.epochs, self.best_epochs, self.calls = [], 0, [], []
+
+    def prepare(self):
+        self.calls.append("prepare")
+
+    def end_at(self, end):
+        self.end = end
 
     def run_epoch(self, order):
         self.epochs += 1
@@ -274,3 +282,43 @@ def test_a_copy_of_progress_is_independent(scores):
     assert progress.scores == scores == (None if scores is None else [0.5])
     assert (progress.best_loss, progress.samples_seen) == (2.0, 4)
     np.testing.assert_array_equal(progress.order, np.arange(4))
+
+
+@pytest.mark.parametrize("where", ["epoch", "validation"])
+@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt, "INTERRUPTED"), (OutOfTimeError, "MAX_TIME")])
+def test_an_epoch_that_is_given_up_is_none(where, error, expected):
+    class GivenUp(FakeModel):
+        def validation_loss(self):
+            if where == "validation" and self.epochs == 3:
+                raise error
+            return super().validation_loss()
+
+    model = GivenUp([5.0, 4.0, error if where == "epoch" else 3.0], [0.1, 0.2, 0.3], [2.0, 1.0, 0.5])
+    outcome, progress = run(model, Progress(scores=[]))
+    assert outcome is Outcome[expected]
+    assert (progress.losses, progress.validation_losses, progress.scores) == ([5.0, 4.0], [2.0, 1.0], [0.1, 0.2])
+    assert (progress.samples_seen, progress.best_loss, progress.best_score) == (10, math.inf, 0.2)
+
+
+def test_the_clock_starts_when_all_is_compiled(monkeypatch):
+    """In `prepare` an hour goes by, and that many seconds were given."""
+    now = [0.0]
+
+    class Compiles(FakeModel):
+        def prepare(self):
+            super().prepare()
+            now[0] += 3600.0
+
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now[0])
+    model = Compiles()
+    assert run(model, max_time=3600.0, max_iter=5, n_iter_no_change=math.inf)[0] is Outcome.MAX_ITER
+    assert model.calls[:2] == ["prepare", "epoch"]
+    assert model.end == 7200.0
+
+
+def test_without_max_time_nothing_is_prepared():
+    """A fit that is small waits for nothing that it may not need."""
+    model = FakeModel()
+    run(model, max_iter=1)
+    assert model.calls == ["epoch"]
+    assert model.end == math.inf

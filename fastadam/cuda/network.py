@@ -6,6 +6,8 @@ launches: matrix products by cuBLAS, through CuPy, and between them the kernels 
 launching.
 """
 
+import math
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -41,6 +43,7 @@ from fastadam.cuda.losses import loss_kernel, loss_tasks
 from fastadam.cuda.runtime import Runtime
 from fastadam.cuda.step import GRAD_SCALE, MAX_NORM, WORD, T
 from fastadam.engine import Update, clipping
+from fastadam.interrupts import LOOK_EVERY, SignalsHeld, Watch
 from fastadam.losses import LOSSES
 from fastadam.network import Samples
 
@@ -49,12 +52,17 @@ Array = NDArray[Any]
 WARM_UP = 2
 """Steps before one is captured: they compile, and let cuBLAS take its memory."""
 
+LOOK_SECONDS = LOOK_EVERY / 1e9
+"""From one look at signals and the time to the next."""
+
 WEIGHTS, BIASES = range(2)
 """Groups of the settings."""
 
 
 class DeviceEngine(AbstractContextManager["DeviceEngine"]):
     """Trains a network on given samples, on a CUDA device; as `fastadam.engine.Engine` does on the host.
+
+    `watch`, `t` and `loss` are as there.
 
     Parameters
     ----------
@@ -113,6 +121,9 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
         self._alpha = alpha
         self._replay: Callable[[], None] | None = None
         self._full_steps = 0
+        self._burst = 1
+        """Steps that are launched before they are waited for."""
+        self.watch, self.t, self.loss = Watch(), 0, math.nan
         try:
             with self._runtime.working():
                 self._allocate(samples, n_rows, alpha, loss_setting)
@@ -196,17 +207,55 @@ class DeviceEngine(AbstractContextManager["DeviceEngine"]):
 
     # --- an epoch -----------------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Compile all that an epoch needs, and capture a step: by steps on the device whose results are not used."""
+        size, rows = self._order.size, self._batch_size
+        with self._runtime.working():
+            for count in [rows] * (WARM_UP + 1) + [size % rows] * (size % rows > 0):
+                self._upload(np.arange(size), 0, self._update.group)
+                self._step(count)
+            self._runtime.to_host(self._batch)
+
     def epoch(self, order: Array, t: int, group: Array) -> tuple[float, int]:
         """Train on the samples in this order, with these hyper-parameters, which a step may change.
 
-        Returns the mean loss, and the step count that was `t` before.
+        Returns the mean loss, and the step count that was `t` before. It may have been given up, which is raised by
+        itself or by `watch.check`: parameters, `group`, `t` and `loss` are those of the last whole step.
         """
-        with self._runtime.working():
+        self.watch.start()
+        raised = None
+        with SignalsHeld() as signals, self._runtime.working():
             self._upload(order, t, group)
-            size, rows = order.size, self._batch_size
-            for start in range(0, size, rows):
-                self._step(min(rows, size - start))
-            return self._download(group)
+            try:
+                self._steps(order.size, signals)
+            except BaseException as error:
+                raised = error
+            self.loss, self.t = self._download(group)
+            if self.t == t and (raised or self.watch.halted):
+                self.loss = math.nan
+        if raised is not None:
+            raise raised
+        return self.loss, self.t
+
+    def _steps(self, size: int, signals: SignalsHeld) -> None:
+        """Launch the steps of an epoch; a signal raises between two of them.
+
+        So many are in the queue that waiting for them takes no longer than the host does from one look to the next.
+        """
+        rows, began = self._batch_size, time.monotonic()
+        launched, since = 0, began
+        for start in range(0, size, rows):
+            signals.handle()
+            self._step(min(rows, size - start))
+            launched += 1
+            if launched >= self._burst:
+                self._runtime.to_host(self._batch)
+                now = time.monotonic()
+                self._burst = max(1, min(2 * self._burst, int(launched * LOOK_SECONDS / max(now - since, 1e-9))))
+                launched, since = 0, now
+                if now >= max(self.watch.end, began + LOOK_SECONDS):
+                    self.watch.run_out()
+                    break
 
     def _step(self, rows: int) -> None:
         """A step on the next rows: replayed where it has been captured."""
