@@ -240,7 +240,7 @@ FAMILY = {
 }
 
 
-@pytest.mark.thin(14)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("suffix", ["", "_serial", "_parallel"])
 @pytest.mark.parametrize("rule", FAMILY)
 def test_each_kernel_of_the_family_gives_the_bits_of_its_optimizer(rule, suffix):

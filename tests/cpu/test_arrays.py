@@ -40,6 +40,7 @@ def assert_equals_reference(optimizer, reference):
         assert_same_bits(state["v_max"], reference.v_max)
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("shape", [(12, 5), (3, 4, 5), (1000, 333)])
 @pytest.mark.parametrize("orders", ["FC", "FF", "CF", "F-strided"])
 def test_memory_orders_of_parameters_and_gradients_may_differ(shape, orders):

@@ -125,6 +125,7 @@ def hits_of(dispatcher):
 # In processes of their own
 
 
+@pytest.mark.slow
 def test_every_edit_of_a_rule_is_seen_and_without_one_the_next_process_compiles_nothing(installation):
     edit_after_import = (
         "import pathlib, fastadam.formulas.rules\n"
@@ -243,6 +244,7 @@ UNKNOWN_CODE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), UNKNOWN_CODE.values(), ids=UNKNOWN_CODE)
 def test_where_the_code_cannot_be_told_apart_nothing_is_cached_and_one_warning_says_so(installation, frozen, old, new):
     digesting = "import sys\ndef digesting(): return sys._getframe(2).f_code.co_name == '_code_of'\n"

@@ -27,7 +27,7 @@ def fit(n_threads, dtype, batch_size, max_iter, hidden=(16,)):
     return model.set_params(n_threads=n_threads).fit(X, y)
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("batch_size", [90, 200, 310, 450, 900])
 def test_the_model_is_the_same_bits_on_any_number_of_threads(dtype, batch_size):

@@ -108,6 +108,7 @@ def stopped_at(steps):
 
 
 @pytest.mark.thin(2)
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize(
     "parameters", [{}, {"solver": "nadam"}, {"dropout": 0.3, "clip_norm": 0.1}], ids=["adam", "carry", "dropout"]
@@ -170,6 +171,7 @@ def test_what_another_handler_raises_is_an_error_of_the_fit_which_changes_nothin
     assert model.loss_curve_ == before["loss_curve_"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_before_the_interruption_is_finished_with_the_same_bits(tmp_path):
     path = tmp_path / "fit.ckpt"
     seen = []
@@ -189,6 +191,7 @@ def test_a_checkpoint_before_the_interruption_is_finished_with_the_same_bits(tmp
     assert model.loss_curve_ == expected.loss_curve_[: model.n_iter_]
 
 
+@pytest.mark.slow
 def test_what_an_epoch_has_is_whole_where_its_validation_is_interrupted():
     many = np.tile(X, (2, 1))
     model = make(hidden_layer_sizes=(500, 500), batch_size=500, early_stopping=True)
@@ -229,6 +232,7 @@ def fitted():
     }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("kind", "name"),

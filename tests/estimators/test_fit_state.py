@@ -78,6 +78,7 @@ def is_read_without_harm(path, kind):
     return True
 
 
+@pytest.mark.thin(30)
 @pytest.mark.filterwarnings("ignore:Got `batch_size`")
 def test_entries_of_another_type_or_size_are_refused(kind, path):
     crash(make(kind, hidden_layer_sizes=(2,), early_stopping=True, learning_rate="plateau"), path, 4, X, KINDS[kind](X))

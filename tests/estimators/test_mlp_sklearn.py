@@ -606,6 +606,7 @@ def test_parameters_tags_and_routing_are_the_same(Estimator):
 # --- scikit-learn's checks of any estimator ---------------------------------------------------------------------------
 
 
+@pytest.mark.thin(60)
 @parametrize_with_checks(
     [
         MLPRegressor(),
