@@ -341,3 +341,38 @@ def test_a_thread_hears_the_end_whenever_it_comes(monkeypatch, bell_is):
         one.wake()
         one._others[0].join(timeout=20)
         assert not one._others[0].is_alive()
+
+
+def test_a_thread_that_sleeps_hears_a_ring_from_the_moment_on_that_it_looked(monkeypatch):
+    """It is told to end just before it uses its bell for the first time after it saw that it takes no part."""
+    followed = []
+
+    class Bell(threading.Event):
+        def end(self):
+            if followed == ["followed"]:
+                followed.append("ended")
+                one.control[team._TAKE_PART] = 0
+                self.set()
+
+        def clear(self):
+            self.end()
+            super().clear()
+
+        def wait(self, timeout=None):
+            self.end()
+            return super().wait(timeout)
+
+    def takes_no_part_any_longer(thread, control, seen):
+        control[team._TAKE_PART] = 1
+        followed.append("followed")
+        return seen
+
+    monkeypatch.setattr(team, "available_threads", lambda: 2)
+    monkeypatch.setattr(team.threading, "Event", Bell)
+    one = Team(2, takes_no_part_any_longer, exact=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(team, "available_threads", lambda: 2)
+    with one:
+        one.wake()
+        one._others[0].join(timeout=5)
+        assert not one._others[0].is_alive()
