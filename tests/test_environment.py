@@ -1,4 +1,4 @@
-"""What is said of the environment, and that a warm-up leaves nothing to compile."""
+"""Description of the environment, and a warm-up that leaves nothing to compile."""
 
 import platform
 

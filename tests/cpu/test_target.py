@@ -80,7 +80,7 @@ GENERIC = {"NUMBA_CPU_NAME": "generic"}
 
 
 def run(code, environment, cache):
-    """What a process prints that compiles for another processor, as a list of lines."""
+    """Lines printed by a process that compiles for another processor."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_CPU_")}
     arguments, environment = [sys.executable, "-W", "error", "-c", code], own | environment
     environment["NUMBA_CACHE_DIR"] = str(cache)

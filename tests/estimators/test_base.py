@@ -1,4 +1,4 @@
-"""What MLPRegressor promises beyond scikit-learn's; that it does the same as scikit-learn is in test_mlp_sklearn.py."""
+"""Promises of MLPRegressor beyond scikit-learn's; that it does the same as scikit-learn is in test_mlp_sklearn.py."""
 
 import _thread
 import copy

@@ -1,4 +1,4 @@
-"""What only the classifier does: weights of classes, smoothed labels, scores by label and probability."""
+"""Behaviour of only the classifier: weights of classes, smoothed labels, scores by label and probability."""
 
 import re
 

@@ -244,7 +244,7 @@ FORMS = {
     "generator": lambda X: iter(X),
     "bytes": lambda X: b"abc",
 }
-"""What may become of good X."""
+"""Faults of good X."""
 GOOD_FORMS = list(FORMS)[: list(FORMS).index("large")]
 
 
@@ -304,7 +304,7 @@ TARGETS = {
     "text": lambda X: "abc",
     "missing": lambda X: pd.Series([None] + [1] * (len(X) - 1), dtype="Int64"),
 }
-"""What may become of the targets of good X."""
+"""Faults of the targets of good X."""
 GOOD_TARGETS = list(TARGETS)[: list(TARGETS).index("large")]
 
 WEIGHTS = {
@@ -730,7 +730,7 @@ class Extreme:
 
 
 def initial_parameters(model):
-    """What scikit-learn begins with: the same numbers of the random stream."""
+    """Initial weights of scikit-learn: the same numbers of the random stream."""
     stream, drawn = np.random.RandomState(model.random_state), []
     for coef in model.coefs_:
         bound = np.sqrt(6.0 / sum(coef.shape))

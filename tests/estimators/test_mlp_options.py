@@ -1,4 +1,4 @@
-"""What the estimators offer beyond scikit-learn's: solvers, losses, activations, schedules, validation data."""
+"""Options of the estimators beyond scikit-learn's: solvers, losses, activations, schedules, validation data."""
 
 import pickle
 

@@ -38,7 +38,7 @@ names = list("abcdef")
 
 @dataclass
 class Outcome:
-    """What came of a call: the model or the error, the warnings and what was printed."""
+    """Outcome of a call: the model or the error, the warnings and what was printed."""
 
     model: Any
     error: tuple[type, str] | None

@@ -1,4 +1,4 @@
-"""What only the regressor does: its losses."""
+"""Behaviour of only the regressor: its losses."""
 
 import copy
 

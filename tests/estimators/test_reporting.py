@@ -1,4 +1,4 @@
-"""What a fit prints and warns of."""
+"""Messages and warnings of a fit."""
 
 import warnings
 

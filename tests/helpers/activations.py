@@ -35,7 +35,7 @@ REFERENCE = {
 
 
 def forward(name, z, keep=False):
-    """What a layer puts out for the inputs z without a bias, and what it keeps."""
+    """Outputs of a layer for the inputs z without a bias, and the values that it keeps."""
     Z = np.atleast_2d(z).copy()
     K = np.zeros_like(Z) if keep else np.empty((0, 1), Z.dtype)
     forward_kernel(name)(Z, np.zeros(Z.shape[1], Z.dtype), K)

@@ -62,7 +62,7 @@ def flattened(structure):
 
 
 def snapshot(optimizer):
-    """What a failed call must leave as it was, as bytes."""
+    """Bytes that a failed call must leave as they were."""
     return flattened(optimizer.params).tobytes(), pickle.dumps(optimizer.state_dict())
 
 

@@ -122,7 +122,7 @@ def numbers_for(name):
 
 
 def broken(name, value):
-    """What a state must not have in place of `value`, with the error for it."""
+    """Values that a state must not have in place of `value`, with the error for each."""
     if isinstance(value, np.ndarray):
         return [
             (value.tolist(), TypeError),

@@ -73,7 +73,7 @@ class AdamW(Adam):
 
 
 class _Rule:
-    """What the rules below share: a step prepares the gradient, and `change` gives what to subtract from `p`.
+    """Base of the rules below: a step prepares the gradient, and `change` gives what to subtract from `p`.
 
     Each is named, and names its arguments and its state, as in `torch.optim`.
     """

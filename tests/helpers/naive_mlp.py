@@ -33,7 +33,7 @@ def predict(weights, biases, activation, X):
 
 
 def _forward(weights, biases, activation, X):
-    """What comes out of each layer, the input first, and what went into each activation function."""
+    """Outputs of each layer, the input first, and the inputs of each activation function."""
     outputs, inputs = [X], []
     for k, (W, b) in enumerate(zip(weights, biases, strict=True)):
         inputs.append(outputs[-1] @ W + b)

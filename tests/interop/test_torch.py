@@ -102,7 +102,7 @@ def sparse(tensor):
 
 
 def saved(value):
-    """What comes back from a file that anybody may read."""
+    """Object loaded from a file that anybody may read."""
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)

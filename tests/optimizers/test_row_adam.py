@@ -53,7 +53,7 @@ def assert_equals(optimizer, reference):
 
 
 def snapshot(optimizer):
-    """What a failed call must leave as it was, as bytes."""
+    """Bytes that a failed call must leave as they were."""
     return optimizer.params.tobytes(), pickle.dumps(optimizer.state_dict())
 
 
